@@ -18,6 +18,7 @@
 #![deny(unsafe_code)]
 
 pub mod clock;
+pub mod config;
 pub mod diagnose;
 pub mod http;
 pub mod limit;

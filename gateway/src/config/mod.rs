@@ -1,0 +1,4 @@
+//! The config: TOML text -> raw mirror -> [`Snapshot`], or every error at once.
+
+pub mod raw;
+pub mod sections;
