@@ -12,6 +12,7 @@
 //! - [`observe`]: access log, audit log, metrics, alerts
 //! - [`kernel`]: user-space half of the filter (names aya) · [`net`]: the I/O edge (names tokio_uring)
 //! - [`admin`]: the admin API
+//! - [`demo`]: a first run's material, network and upstream
 //! - [`boot`], [`warden`], [`privilege`]: start, stop, and what may still be done after start
 //! - [`cli`]: arguments and subcommands
 
@@ -19,6 +20,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod diagnose;
 pub mod http;
 pub mod limit;

@@ -8,7 +8,6 @@ use super::snapshot::{Listener, Route, Snapshot, Timeouts};
 use super::{Ids, upstreams};
 use crate::diagnose::{Compiler, Diagnostic, FileSource, did_you_mean};
 use crate::http::HeadLimits;
-use crate::http::parse::{AmbiguousPath, Underscores};
 use crate::limit::strikes::RawStrikes;
 use crate::policy::chain::Chain;
 use crate::policy::{self, Named};
@@ -129,15 +128,8 @@ fn listener(raw: raw::Listener, c: &mut Compiler<'_>) -> Option<Listener> {
             head_bytes_max: limits.head_bytes.0 as usize,
             target_bytes_max: limits.target_bytes.0 as usize,
             headers_max: limits.fields,
-            underscores: match limits.underscores {
-                raw::Underscores::Drop => Underscores::Drop,
-                raw::Underscores::Refuse => Underscores::Refuse,
-                raw::Underscores::Keep => Underscores::Keep,
-            },
-            encoded_slash: match limits.encoded_slash {
-                raw::EncodedSlash::Refuse => AmbiguousPath::Refuse,
-                raw::EncodedSlash::Keep => AmbiguousPath::Keep,
-            },
+            underscores: limits.underscores,
+            encoded_slash: limits.encoded_slash,
         },
         body_bytes_max: limits.body_bytes.0,
         requests_per_connection: limits.requests_per_connection,
