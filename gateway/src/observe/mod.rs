@@ -6,5 +6,8 @@ pub mod access;
 pub mod audit;
 pub mod file;
 pub mod json;
+pub mod metrics;
+pub mod record;
+pub mod sampler;
 pub mod stamp;
 pub mod writer;
