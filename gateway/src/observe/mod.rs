@@ -3,10 +3,12 @@
 //! threads of its own behind bounded queues, started after the worker has dropped its privileges.
 
 pub mod access;
+pub mod alerts;
 pub mod audit;
 pub mod file;
 pub mod json;
 pub mod metrics;
+pub mod payload;
 pub mod record;
 pub mod sampler;
 pub mod stamp;
