@@ -18,15 +18,19 @@
 
 #![deny(unsafe_code)]
 
+pub mod anomaly;
 pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod diagnose;
 pub mod http;
 pub mod limit;
+pub mod net;
+pub mod observe;
 pub mod outcome;
 pub mod pipeline;
 pub mod policy;
 pub mod route;
 pub mod tls;
 pub mod units;
+pub mod upstream;

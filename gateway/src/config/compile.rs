@@ -1,7 +1,7 @@
 //! Raw config -> [`Snapshot`]. Goes on after every error, so that one run shows them all.
 
 use super::filter::RawFilter;
-use super::observe::RawObserve;
+use super::observe::{RawAccessLog, RawAlerts, RawAuditLog};
 use super::raw;
 use super::sections::Sections;
 use super::snapshot::{Listener, Route, Snapshot, Timeouts};
@@ -57,14 +57,11 @@ fn snapshot(text: &str, ids: &mut Ids, c: &mut Compiler<'_>) -> Option<Snapshot>
     let strikes = sections.one::<RawStrikes>("strikes", c);
     let strikes = c.at("strikes", |c| strikes.compile(c));
     let filter = sections.maybe::<RawFilter>("filter", c).map(|raw| c.at("filter", |c| raw.compile(c)));
-    let observe = RawObserve {
-        access_log: sections.maybe("access_log", c),
-        audit_log: sections.maybe("audit_log", c),
-        alerts: sections.one("alerts", c),
-    };
-    let observe = observe.compile(c);
+    let access_log = sections.one::<RawAccessLog>("access_log", c).compile(c);
+    let audit_log = sections.one::<RawAuditLog>("audit_log", c).compile(c);
+    let alerts = sections.one::<RawAlerts>("alerts", c).compile(c);
     sections.refuse_rest(SECTIONS, c);
-    Some(Snapshot { server, admin, listeners, table: table?, routes, strikes, filter, observe })
+    Some(Snapshot { server, admin, listeners, table: table?, routes, strikes, filter, access_log, audit_log, alerts })
 }
 
 fn check_server(server: &raw::Server, admin: &raw::Admin, c: &mut Compiler<'_>) {

@@ -22,7 +22,10 @@ pub struct Snapshot {
     pub routes: Vec<Arc<Route>>,
     pub strikes: StrikeConfig,
     pub filter: Option<super::filter::FilterConfig>,
-    pub observe: super::observe::ObserveConfig,
+    /// `None`: switched off.
+    pub access_log: Option<super::observe::LogPlace>,
+    pub audit_log: super::observe::AuditLog,
+    pub alerts: super::observe::Alerts,
 }
 
 #[derive(Debug)]

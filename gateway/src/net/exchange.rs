@@ -303,7 +303,7 @@ fn encode(
     let path = &head.path[plan.route.strip_prefix_bytes.min(head.path.len())..];
     let fields = ForwardFields {
         client: ex.client,
-        host: head.host,
+        host: "", // as the client sent it, port included; it has been checked
         tls: ex.tls.is_some(),
         request_id: &ex.id,
         inherited_xff: if trusted { head.header("x-forwarded-for") } else { None },
