@@ -76,7 +76,7 @@ pub async fn serve(core: Rc<Core>, socket: Socket, listener: usize, peer: Socket
 
 fn refuse_banned(core: &Core, socket: &Socket, _ban: &Ban) {
     socket.reset_on_close();
-    core.metrics().connection_refused();
+    core.metrics().refused();
 }
 
 /// The handshake, where the listener speaks TLS.

@@ -9,6 +9,8 @@ use super::shared::Shared;
 use super::socket::Socket;
 use crate::clock::{self, Now};
 use crate::config::Snapshot;
+use crate::limit::Ban;
+use crate::policy::Mode;
 use crate::observe::metrics::CoreMetrics;
 use crate::observe::record::CoreRecorder;
 use crate::outcome::StrikeKind;
@@ -176,11 +178,21 @@ impl Core {
         if ex.client == socket && snapshot.listeners[listener].is_trusted_proxy(socket) {
             return; // the proxy itself: it speaks for many
         }
+        self.metrics().strike(kind);
         let Some(order) = self.shared.strikes.strike(ex.client, kind, &snapshot.strikes, now) else { return };
-        // The table first: from here on every core refuses the source, filter or no filter.
-        if let Err(e) = self.shared.bans.insert(order.ban.clone(), &snapshot.strikes.trusted) {
-            tracing::warn!(target: "bans", client = %ex.client, error = %e, "ban not taken");
-            return;
+        if order.mode == Mode::Enforce {
+            // The table first: from here on every core refuses the source, filter or no filter.
+            let ban = Ban {
+                target: order.target,
+                reason: order.reason,
+                rule: ex.decision.slug().unwrap_or_default().to_owned(),
+                since_wall_ns: now.wall_ns,
+                expires_mono_ns: order.expires_mono_ns,
+            };
+            if let Err(e) = self.shared.bans.insert(ban) {
+                tracing::warn!(target: "bans", client = %ex.client, error = %e, "ban not taken");
+                return;
+            }
         }
         if self.shared.ban_orders.try_send(order).is_err() {
             self.metrics().ban_order_dropped();
@@ -191,10 +203,10 @@ impl Core {
         let most = self.snapshot().server.connections_max;
         if self.shared.connections.load(Relaxed) >= most {
             client.reset_on_close();
-            self.metrics().connection_refused();
+            self.metrics().refused();
             return;
         }
-        self.metrics().connection_accepted();
+        self.metrics().accepted();
         tokio_uring::spawn(conn::serve(self.clone(), client, listener, peer));
     }
 
@@ -264,7 +276,7 @@ pub struct OpenConnection(Rc<Core>);
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.shared.connections.fetch_sub(1, Relaxed);
-        self.0.metrics().connection_closed();
+        self.0.metrics().closed();
     }
 }
 

@@ -64,6 +64,8 @@ pub(super) struct CoreCells {
     incomplete: Count,
     accepted: Count,
     closed: Count,
+    refused: Count,
+    ban_orders_dropped: Count,
     handshakes_ok: Count,
     handshakes_failed: Count,
     bytes_in: Count,
@@ -86,6 +88,8 @@ impl Default for CoreCells {
             incomplete: Count::default(),
             accepted: Count::default(),
             closed: Count::default(),
+            refused: Count::default(),
+            ban_orders_dropped: Count::default(),
             handshakes_ok: Count::default(),
             handshakes_failed: Count::default(),
             bytes_in: Count::default(),
@@ -141,6 +145,16 @@ impl CoreMetrics {
 
     pub fn closed(&self) {
         self.cells.closed.add(1);
+    }
+
+    /// Closed at accept: banned, or too many connections.
+    pub fn refused(&self) {
+        self.cells.refused.add(1);
+    }
+
+    /// A ban that stays out of the kernel because the control thread is behind.
+    pub fn ban_order_dropped(&self) {
+        self.cells.ban_orders_dropped.add(1);
     }
 
     pub fn handshake(&self, ok: bool) {
@@ -210,6 +224,8 @@ impl CoreCells {
         t.incomplete += self.incomplete.get();
         t.accepted += self.accepted.get();
         t.closed += self.closed.get();
+        t.refused += self.refused.get();
+        t.ban_orders_dropped += self.ban_orders_dropped.get();
         t.handshakes_ok += self.handshakes_ok.get();
         t.handshakes_failed += self.handshakes_failed.get();
         t.bytes_in += self.bytes_in.get();
@@ -294,6 +310,8 @@ pub struct Totals {
     pub incomplete: u64,
     pub accepted: u64,
     pub closed: u64,
+    pub refused: u64,
+    pub ban_orders_dropped: u64,
     pub handshakes_ok: u64,
     pub handshakes_failed: u64,
     pub bytes_in: u64,
@@ -380,6 +398,16 @@ impl Totals {
                 "gateway_connections_closed_total",
                 "Client connections closed.",
                 self.closed,
+            ),
+            (
+                "gateway_connections_refused_total",
+                "Client connections closed at accept: banned, or too many.",
+                self.refused,
+            ),
+            (
+                "gateway_ban_orders_dropped_total",
+                "Bans that hold in user space only because the queue to the kernel was full.",
+                self.ban_orders_dropped,
             ),
             (
                 "gateway_received_bytes_total",
