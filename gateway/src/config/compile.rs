@@ -61,7 +61,7 @@ fn snapshot(text: &str, ids: &mut Ids, c: &mut Compiler<'_>) -> Option<Snapshot>
     let audit_log = sections.one::<RawAuditLog>("audit_log", c).compile(c);
     let alerts = sections.one::<RawAlerts>("alerts", c).compile(c);
     sections.refuse_rest(SECTIONS, c);
-    Some(Snapshot { server, admin, listeners, table: table?, routes, strikes, filter, access_log, audit_log, alerts })
+    Some(Snapshot { server, admin, listeners, table: table?, routes, strikes: strikes?, filter, access_log, audit_log, alerts })
 }
 
 fn check_server(server: &raw::Server, admin: &raw::Admin, c: &mut Compiler<'_>) {
@@ -216,27 +216,44 @@ fn routes(
             if let Some(first) = names.insert(raw.name.clone(), i) {
                 c.at("name", |c| c.error(format!("routes[{first}] is called `{}` too", raw.name), "every route needs its own name"));
             }
-            let headers: Vec<(String, String)> = raw.headers.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-            let spec = RouteSpec::parse(&raw.hosts, &raw.path, &raw.methods, &headers)
-                .map_err(|(reason, hint)| c.error(reason, hint))
-                .ok();
-            if let (Some(route), Some(spec)) = (route(&raw, upstreams, policies, ids, c), spec) {
-                specs.push(spec);
-                routes.push(Arc::new(route));
+            let specs_of_route = route_specs(&raw, c);
+            if let Some(route) = route(&raw, upstreams, policies, ids, c).map(Arc::new) {
+                // One entry per host; all of them are the same route.
+                routes.extend(specs_of_route.iter().map(|_| route.clone()));
+                specs.extend(specs_of_route);
             }
         });
     }
-    let table = match RouteTable::build(specs) {
+    let table = match RouteTable::build(&specs) {
         Ok(table) => Some(table),
         Err(conflicts) => {
-            for (first, second, why) in conflicts {
-                let reason = format!("`{}` and `{}` match the same requests ({why})", routes[first].name, routes[second].name);
+            for conflict in conflicts {
+                let (first, second) = (&routes[conflict.first].name, &routes[conflict.second].name);
+                let reason = format!("`{first}` and `{second}` would match the same requests");
                 c.at("routes", |c| c.error(reason, "tell them apart by host, path, method or header"));
             }
             None
         }
     };
     (table, routes)
+}
+
+fn route_specs(raw: &raw::Route, c: &mut Compiler<'_>) -> Vec<RouteSpec> {
+    let headers: Vec<(String, Option<String>)> =
+        raw.headers.iter().map(|(name, value)| (name.clone(), (!value.is_empty()).then(|| value.clone()))).collect();
+    let hosts: Vec<Option<&str>> =
+        if raw.hosts.is_empty() { vec![None] } else { raw.hosts.iter().map(|h| Some(h.as_str())).collect() };
+    let mut specs = Vec::new();
+    for host in hosts {
+        match RouteSpec::parse(host, &raw.path, &raw.methods, &headers) {
+            Ok(spec) => specs.push(spec),
+            Err((reason, hint)) => {
+                c.error(reason, hint);
+                break; // the same flaw for every host would be noise
+            }
+        }
+    }
+    specs
 }
 
 fn route(

@@ -10,7 +10,7 @@ use super::socket::Socket;
 use crate::clock::{self, Now};
 use crate::config::Snapshot;
 use crate::limit::Ban;
-use crate::policy::Mode;
+use crate::limit::Mode;
 use crate::observe::metrics::CoreMetrics;
 use crate::observe::record::CoreRecorder;
 use crate::outcome::StrikeKind;

@@ -88,7 +88,7 @@ impl Slot {
         self.at_ns.set(NEVER);
         if self.end.get() == End::Wait {
             let socket = self.socket.clone();
-            tokio_uring::spawn(async move { super::op::cancel(&socket).await });
+            tokio::task::spawn_local(async move { super::op::cancel(&socket).await });
             return;
         }
         self.fired.set(true);

@@ -106,7 +106,7 @@ impl Conn {
 
     async fn read_head(&mut self, snapshot: &Arc<Snapshot>) -> Look {
         let listener = &snapshot.listeners[self.listener];
-        let (mut armed, mut looked_at) = (false, 0);
+        let (mut armed, mut looked_at) = (false, 0usize);
         loop {
             // A head that trickles in is looked at when it can have ended, or has doubled: the work stays linear.
             let bytes = self.carry.unread();

@@ -18,6 +18,10 @@ mod relay;
 mod response;
 mod rules;
 pub mod shared;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod simulation;
 mod socket;
 mod stream;
 mod tunnel;

@@ -7,7 +7,7 @@ use io_uring::{cqueue, opcode, squeue, types};
 use socket2::{SockAddr, SockAddrStorage};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::rc::Rc;
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
@@ -17,6 +17,10 @@ use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 /// If `buf` has no spare capacity: the kernel would report 0, which means something else.
 pub async fn recv(socket: &Rc<Socket>, mut buf: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
     assert!(buf.capacity() > buf.len(), "receive into a full buffer");
+    #[cfg(test)]
+    if let Some(sim) = socket.sim() {
+        return sim.recv(buf).await;
+    }
     let spare = buf.spare_capacity_mut();
     let sqe = opcode::Recv::new(types::Fd(socket.raw()), spare.as_mut_ptr().cast(), spare.len() as u32).build();
     let (result, mut buf) = oneshot(socket.clone(), buf, sqe).await;
@@ -29,6 +33,10 @@ pub async fn recv(socket: &Rc<Socket>, mut buf: Vec<u8>) -> (io::Result<usize>, 
 
 /// Sends `buf[from..]` to its end.
 pub async fn send(socket: &Rc<Socket>, mut buf: Vec<u8>, mut from: usize) -> (io::Result<()>, Vec<u8>) {
+    #[cfg(test)]
+    if let Some(sim) = socket.sim() {
+        return (sim.send(&buf[from..]).await, buf);
+    }
     while from < buf.len() {
         let rest = &buf[from..];
         // MSG_WAITALL makes the ring finish short sends by itself; a signal can still cut one short.
@@ -48,6 +56,10 @@ pub async fn send(socket: &Rc<Socket>, mut buf: Vec<u8>, mut from: usize) -> (io
 
 /// Connects. Cut short by [`Socket::end`].
 pub async fn connect(socket: &Rc<Socket>, address: SocketAddr) -> io::Result<()> {
+    #[cfg(test)]
+    if socket.sim().is_some() {
+        return Ok(());
+    }
     let address = Box::new(SockAddr::from(address));
     let sqe = opcode::Connect::new(types::Fd(socket.raw()), address.as_ptr().cast(), address.len()).build();
     oneshot(socket.clone(), address, sqe).await.0.map(|_| ())
@@ -55,12 +67,20 @@ pub async fn connect(socket: &Rc<Socket>, address: SocketAddr) -> io::Result<()>
 
 /// Waits until there is something to read (or an end, or an error), holding no buffer.
 pub async fn readable(socket: &Rc<Socket>) -> io::Result<()> {
+    #[cfg(test)]
+    if let Some(sim) = socket.sim() {
+        return sim.readable().await;
+    }
     let sqe = opcode::PollAdd::new(types::Fd(socket.raw()), libc::POLLIN as u32).build();
     oneshot(socket.clone(), (), sqe).await.0.map(|_| ())
 }
 
 /// Takes back the operations pending on this socket: they end with `ECANCELED` and return their buffers.
 pub async fn cancel(socket: &Rc<Socket>) {
+    #[cfg(test)]
+    if let Some(sim) = socket.sim() {
+        return sim.cancel();
+    }
     let builder = types::CancelBuilder::fd(types::Fd(socket.raw())).all();
     // The answer (how many there were) does not matter: each operation reports for itself.
     let _ = oneshot(socket.clone(), (), opcode::AsyncCancel2::new(builder).build()).await;
@@ -106,10 +126,4 @@ impl<D> OneshotOutputTransform for Give<D> {
 /// a `Box` or nothing) moves the handle, not what it points to.
 async fn oneshot<D: Unpin + 'static>(socket: Rc<Socket>, data: D, sqe: squeue::Entry) -> (io::Result<usize>, D) {
     UnsubmittedOneshot::new(Held(socket, data), Give(std::marker::PhantomData), sqe).submit().await
-}
-
-/// A second handle on a listening socket that the parent bound.
-pub fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    debug_assert!(fd.as_raw_fd() >= 0);
-    fd.try_clone_to_owned()
 }

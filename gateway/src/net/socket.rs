@@ -8,6 +8,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 /// descriptor that was closed and given to somebody else.
 pub struct Socket {
     fd: OwnedFd,
+    /// In a simulation the bytes go through memory; the descriptor is then only a placeholder.
+    #[cfg(test)]
+    sim: Option<super::sim::SimEnd>,
 }
 
 /// Which direction a deadline ends.
@@ -22,18 +25,37 @@ pub enum End {
 
 impl Socket {
     pub fn new(fd: OwnedFd) -> Socket {
-        Socket { fd }
+        Socket {
+            fd,
+            #[cfg(test)]
+            sim: None,
+        }
+    }
+
+    #[cfg(test)]
+    pub fn simulated(end: super::sim::SimEnd) -> Socket {
+        let placeholder = std::fs::File::open("/dev/null").expect("/dev/null");
+        Socket { fd: placeholder.into(), sim: Some(end) }
+    }
+
+    #[cfg(test)]
+    pub fn sim(&self) -> Option<&super::sim::SimEnd> {
+        self.sim.as_ref()
     }
 
     /// An unconnected socket for `address`.
     pub fn for_peer(address: SocketAddr) -> io::Result<Socket> {
+        #[cfg(test)]
+        if let Some(simulated) = super::sim::dial() {
+            return simulated;
+        }
         let socket = socket2::Socket::new(
             socket2::Domain::for_address(address),
             socket2::Type::STREAM.cloexec(),
             Some(socket2::Protocol::TCP),
         )?;
         socket.set_tcp_nodelay(true)?;
-        Ok(Socket { fd: socket.into() })
+        Ok(Socket::new(socket.into()))
     }
 
     pub fn raw(&self) -> RawFd {
@@ -42,6 +64,10 @@ impl Socket {
 
     /// Ends pending and future operations of that direction.
     pub fn end(&self, what: End) {
+        #[cfg(test)]
+        if let Some(sim) = &self.sim {
+            return sim.end(what);
+        }
         let how = match what {
             End::Read => std::net::Shutdown::Read,
             End::Both => std::net::Shutdown::Both,
@@ -53,6 +79,10 @@ impl Socket {
 
     /// No more will be sent; the peer's bytes can still be read.
     pub fn end_write(&self) {
+        #[cfg(test)]
+        if let Some(sim) = &self.sim {
+            return sim.end_write();
+        }
         let _ = socket2::SockRef::from(&self.fd).shutdown(std::net::Shutdown::Write);
     }
 
@@ -63,6 +93,10 @@ impl Socket {
 
     /// Whether an idle connection is still good: open, and nothing unasked has arrived.
     pub fn is_quiet(&self) -> bool {
+        #[cfg(test)]
+        if let Some(sim) = &self.sim {
+            return sim.is_quiet();
+        }
         let mut byte = [std::mem::MaybeUninit::uninit()];
         match socket2::SockRef::from(&self.fd).recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT) {
             Err(e) => e.kind() == io::ErrorKind::WouldBlock,

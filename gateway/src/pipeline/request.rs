@@ -136,8 +136,7 @@ fn describe(head: &RequestHead<'_>, ex: &mut Exchange) {
     }
 }
 
-fn find_route<'h>(stage: Stage<'_>, head: &'h RequestHead<'h>) -> Result<(Arc<Route>, Params<'h>), Rejection>
-{
+fn find_route<'h>(stage: Stage<'h>, head: &'h RequestHead<'_>) -> Result<(Arc<Route>, Params<'h>), Rejection> {
     match stage.snapshot.table.find(head) {
         Ok(found) => {
             let route = stage.snapshot.routes[found.index].clone();
