@@ -155,24 +155,24 @@ impl Chain {
         }
         let before = self.last;
         self.buffer.clear();
-        match self.opening.take() {
+        let opening = self.opening.take();
+        match &opening {
             None => return Ok(()),
             Some(Opening::Start) => self.add("chain-start", now, |_| {}, false),
             Some(Opening::Continued) => self.add("continued", now, |_| {}, false),
             Some(Opening::Broken { reason, moved_to }) => {
                 tracing::error!(%reason, %moved_to, "audit.chain_broken");
                 let members = |record: &mut Object<'_>| {
-                    record.text("reason", &reason, 512);
-                    record.text("moved_to", &moved_to, 512);
+                    record.text("reason", reason, 512);
+                    record.text("moved_to", moved_to, 512);
                 };
                 self.add("chain-broken", now, members, false);
-                self.opening = Some(Opening::Broken { reason, moved_to });
             }
         }
         self.add("checkpoint", now, |_| {}, true);
         let result = self.commit(before, false);
-        if self.last != before {
-            self.opening = None;
+        if self.last == before {
+            self.opening = opening;
         }
         result
     }
