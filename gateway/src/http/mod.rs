@@ -21,3 +21,10 @@ pub use head::{Framing, Header, RequestHead, Version};
 pub use parse::{AmbiguousPath, HeadLimits, HeadScratch, HeaderSpace, Parsed, Underscores, parse};
 pub use reply::{CONTINUE, fault, problem};
 pub use response::{ResponseFraming, ResponseHead, encode_response, parse_response};
+
+/// A host as requests will have it ([`RequestHead::host`]), or `None` where it is none or has a port: for config.
+pub fn canonical_host_name(text: &str) -> Option<String> {
+    let mut out = String::new();
+    let port = host::canonical_host(text.as_bytes(), &mut out).ok()?;
+    port.is_empty().then_some(out)
+}
