@@ -132,3 +132,7 @@ fn push_ours(
         fields::push_field(name, value.as_bytes(), out);
     }
 }
+
+#[cfg(test)]
+#[path = "encode_tests.rs"]
+mod tests;

@@ -453,3 +453,7 @@ impl<'b> Facts<'b> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "parse_tests.rs"]
+mod tests;

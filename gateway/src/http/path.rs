@@ -207,3 +207,7 @@ fn kind_of(segment: &[u8]) -> Result<Segment, Rejection> {
         _ => Ok(Segment::Name),
     }
 }
+
+#[cfg(test)]
+#[path = "path_tests.rs"]
+mod tests;

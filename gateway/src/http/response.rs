@@ -236,3 +236,7 @@ fn push_described_length(head: &ResponseHead<'_>, out: &mut Vec<u8>) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+#[path = "response_tests.rs"]
+mod tests;
