@@ -390,6 +390,9 @@ fn underscores() {
 
 #[test]
 fn connection_options() {
+    let options = |n: usize| with(&format!("Connection: {}\r\n", "a,".repeat(n)));
+    assert!(ok(&options(32)).flags.0);
+    assert_eq!(refused(options(33).as_bytes()), MalformedHead);
     assert!(!ok(&with("Connection: x, Close\r\n")).flags.0);
     assert!(
         !ok(&with("Connection: keep-alive\r\nConnection: close\r\n"))
