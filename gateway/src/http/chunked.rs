@@ -314,4 +314,22 @@ mod tests {
             assert!(done && body.len() == len && used == out.len());
         }
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        /// However the bytes are split, the body, its end and the verdict are the same.
+        #[test]
+        fn splits_do_not_matter(
+            pieces in proptest::collection::vec(
+                proptest::sample::select(vec!["1\r\n", "x\r\n", "0\r\n", "\r\n", "2;a=b\r\n", "xy\r\n", "A: b\r\n", "\n", "\r", ";", "f", " ", "\0"]),
+                0..12,
+            ),
+            step in 1..5usize,
+        ) {
+            let input = pieces.concat();
+            let (split, whole) = (decode(input.as_bytes(), step), decode(input.as_bytes(), input.len().max(1)));
+            proptest::prop_assert_eq!(split, whole);
+        }
+    }
 }

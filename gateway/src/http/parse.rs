@@ -105,10 +105,11 @@ pub fn parse<'b>(
         return Ok(Parsed::Partial);
     };
     if line.method == "CONNECT" {
-        return Err(rules::head_kind(
-            RejectionKind::ConnectRefused,
-            "CONNECT is not offered.",
-        ));
+        return Err(
+            rules::head_kind(RejectionKind::ConnectRefused, "CONNECT is not offered.")
+                // RFC 9110 section 15.5.6: a 405 says what is allowed.
+                .field("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        );
     }
     tokenise(&buf[skipped..head_len], &line, limits, headers)?;
     let target = target::split(line.method, line.target)?;
@@ -198,6 +199,7 @@ struct Facts<'b> {
     close: bool,
     keep_alive: bool,
     connection_upgrade: bool,
+    upgrade_seen: bool,
     upgrade_websocket: bool,
     expects: bool,
     dropped: u32,
@@ -257,7 +259,12 @@ impl<'b> Facts<'b> {
                 }
             }
             7 if header.is("upgrade") => {
-                self.upgrade_websocket = value.eq_ignore_ascii_case(b"websocket")
+                {
+                    // Two wishes are none.
+                    self.upgrade_websocket =
+                        !self.upgrade_seen && value.eq_ignore_ascii_case(b"websocket");
+                    self.upgrade_seen = true;
+                }
             }
             6 if header.is("expect") => {
                 if !value.eq_ignore_ascii_case(b"100-continue") {

@@ -411,6 +411,11 @@ fn connection_options() {
             .flags
             .2
     );
+    assert!(
+        !ok(&with(&format!("{upgrade}Upgrade: websocket\r\n")))
+            .flags
+            .2
+    );
     assert!(!ok(&with("Upgrade: websocket\r\n")).flags.2);
     assert!(!ok(&with("Connection: upgrade\r\nUpgrade: h2c\r\n")).flags.2);
     assert!(!ok(&with(upgrade).replace("GET", "POST")).flags.2);

@@ -5,7 +5,8 @@ use super::parse::HEADERS_CAP;
 
 const INLINE: usize = 32;
 
-/// Room for the fields of one head. Made on the stack for each parse: it lives as long as the head.
+/// Room for the fields of one head. Made on the stack for each parse (`&mut HeaderSpace::new()`): it
+/// borrows from the same buffer as the head and lives as long.
 pub struct HeaderSpace<'b> {
     inline: [Header<'b>; INLINE],
     // Only heads with more fields than usual pay for an allocation.
