@@ -586,3 +586,19 @@ proptest! {
         }
     }
 }
+
+/// The shape of a connection's read loop: the buffer grows while nothing is borrowed from it.
+#[test]
+fn a_buffer_that_grows() {
+    let mut incoming = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n".iter();
+    let (mut buf, mut scratch, limits) = (Vec::new(), HeadScratch::new(), HeadLimits::default());
+    let path = loop {
+        let mut space = HeaderSpace::new();
+        match parse(&buf, &limits, &mut scratch, &mut space) {
+            Ok(Parsed::Partial) => buf.push(*incoming.next().expect("complete by then")),
+            Ok(Parsed::Complete { head, .. }) => break head.path.to_owned(),
+            Err(rejection) => panic!("{rejection:?}"),
+        }
+    };
+    assert_eq!(path, "/a");
+}
