@@ -18,8 +18,10 @@
 #![deny(unsafe_code)]
 
 pub mod clock;
+pub mod config;
 pub mod diagnose;
 pub mod http;
+pub mod kernel;
 pub mod limit;
 pub mod outcome;
 pub mod pipeline;

@@ -1,0 +1,3 @@
+//! From TOML to what the program runs on.
+
+pub mod filter;
