@@ -24,6 +24,7 @@ pub mod config;
 pub mod demo;
 pub mod diagnose;
 pub mod http;
+pub mod kernel;
 pub mod limit;
 pub mod net;
 pub mod observe;
