@@ -10,11 +10,12 @@ use crate::diagnose::{Compiler, Diagnostic, FileSource, did_you_mean};
 use crate::http::HeadLimits;
 use crate::limit::strikes::RawStrikes;
 use crate::policy::chain::Chain;
-use crate::policy::{self, Named};
+use crate::policy::raw::Policies;
+use crate::policy::{self, RawPolicy};
 use crate::route::{RouteSpec, RouteTable};
 use crate::tls;
 use crate::upstream::Upstream;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -73,7 +74,8 @@ fn snapshot(text: &str, ids: &mut Ids, c: &mut Compiler<'_>) -> Option<Snapshot>
     check_server(&server, &admin, c);
     let listeners = listeners(sections.many("listeners", c), c);
     let upstreams = upstreams::compile(sections.many("upstreams", c), ids, c);
-    let policies = policy::compile_all(sections.take_list("policies", c), c);
+    let names = sections.names("policies");
+    let policies = policies(sections.many("policies", c), names, c);
     let raw_routes = sections.many("routes", c);
     let (table, routes) = routes(raw_routes, &upstreams, &policies, ids, c);
     let strikes = sections.one::<RawStrikes>("strikes", c);
@@ -311,7 +313,7 @@ type Routes = (Option<RouteTable>, Vec<Arc<Route>>);
 fn routes(
     raw: Vec<Option<raw::Route>>,
     upstreams: &HashMap<String, Arc<Upstream>>,
-    policies: &HashMap<String, Arc<Named>>,
+    policies: &Declared,
     ids: &mut Ids,
     c: &mut Compiler<'_>,
 ) -> Routes {
@@ -384,7 +386,7 @@ fn route_specs(raw: &raw::Route, c: &mut Compiler<'_>) -> Vec<RouteSpec> {
 fn route(
     raw: &raw::Route,
     upstreams: &HashMap<String, Arc<Upstream>>,
-    policies: &HashMap<String, Arc<Named>>,
+    policies: &Declared,
     ids: &mut Ids,
     c: &mut Compiler<'_>,
 ) -> Option<Route> {
@@ -399,19 +401,7 @@ fn route(
             c.error(format!("no upstream is called `{}`", raw.upstream), hint)
         });
     }
-    let mut chain = Vec::new();
-    for (i, name) in raw.policies.iter().enumerate() {
-        match policies.get(name) {
-            Some(policy) => chain.push(policy.clone()),
-            None => {
-                let hint = missing_hint(name, policies.keys().map(String::as_str), "[[policies]]");
-                c.at(format!("policies[{i}]"), |c| {
-                    c.error(format!("no policy is called `{name}`"), hint)
-                });
-            }
-        }
-    }
-    let chain = c.at("policies", |c| Chain::compile(chain, c));
+    let chain = c.at("policies", |c| chain(&raw.policies, policies, c));
     if raw.response_timeout.is_some_and(|t| t.0.is_zero()) {
         c.at("response_timeout", |c| {
             c.error(
@@ -424,7 +414,7 @@ fn route(
     Some(Route {
         id: ids.route(&raw.name),
         name: raw.name.as_str().into(),
-        chain,
+        chain: chain?,
         strip_prefix_bytes: if raw.strip_prefix {
             literal_prefix(&raw.path)
         } else {
@@ -436,6 +426,27 @@ fn route(
             .map_or(upstream.response_timeout, |t| t.0),
         upstream,
     })
+}
+
+/// Policies by name, those that are declared but broken included: about these enough was said.
+struct Declared {
+    compiled: Policies,
+    names: HashSet<String>,
+}
+
+fn policies(raw: Vec<Option<RawPolicy>>, names: HashSet<String>, c: &mut Compiler<'_>) -> Declared {
+    let compiled = c.at("policies", |c| policy::compile_all(&raw, c));
+    Declared { compiled, names }
+}
+
+fn chain(names: &[String], policies: &Declared, c: &mut Compiler<'_>) -> Option<Chain> {
+    let is_broken = |name: &String| {
+        policies.names.contains(name) && !policies.compiled.contains_key(name.as_str())
+    };
+    if names.iter().any(is_broken) {
+        return None;
+    }
+    Chain::compile(names, &policies.compiled, c)
 }
 
 fn missing_hint<'k>(name: &str, known: impl Iterator<Item = &'k str>, section: &str) -> String {

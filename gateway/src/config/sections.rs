@@ -4,6 +4,7 @@
 
 use crate::diagnose::{Compiler, did_you_mean};
 use serde::de::DeserializeOwned;
+use std::collections::HashSet;
 use toml::{Table, Value};
 
 /// More errors than this in one element and the rest would be noise.
@@ -70,21 +71,14 @@ impl Sections {
         })
     }
 
-    /// An array of tables, not parsed yet.
-    pub fn take_list(&mut self, name: &str, c: &mut Compiler<'_>) -> Vec<Value> {
-        match self.table.remove(name) {
-            None => Vec::new(),
-            Some(Value::Array(items)) => items,
-            Some(_) => {
-                c.at(name, |c| {
-                    c.error(
-                        "must be a list of tables",
-                        format!("write each one as [[{name}]]"),
-                    )
-                });
-                Vec::new()
-            }
-        }
+    /// The `name` of every element of an array of tables, whether or not the rest of it parses.
+    pub fn names(&self, list: &str) -> HashSet<String> {
+        let items = self.table.get(list).and_then(Value::as_array);
+        let names = items
+            .into_iter()
+            .flatten()
+            .filter_map(|item| item.get("name")?.as_str());
+        names.map(str::to_owned).collect()
     }
 
     /// Whatever is left has no meaning here.

@@ -236,7 +236,9 @@ impl Conn {
         let mut head_bytes = self.core.buffers.small();
         head_bytes.extend_from_slice(&self.carry.unread()[..head.bytes]);
         self.carry.consume(head.bytes);
-        let collected = self.collect_body(&head, awaiting.bytes_max(), snapshot).await;
+        let collected = self
+            .collect_body(&head, awaiting.bytes_max(), snapshot)
+            .await;
         let decided = match collected {
             Ok(collected) => self.decide_on_body(&head_bytes, &head, awaiting, collected, snapshot),
             Err(Stopped::Refused(rejection)) => Err(*rejection),
@@ -247,13 +249,24 @@ impl Conn {
             Ok(ready) => self.forward(ready, snapshot).await,
             // Its body has been read; where it has not, the refusal closes the connection.
             Err(rejection) => {
-                self.refuse(&Head { framing: Framing::Empty, ..head }, rejection)
-                    .await
+                self.refuse(
+                    &Head {
+                        framing: Framing::Empty,
+                        ..head
+                    },
+                    rejection,
+                )
+                .await
             }
         }
     }
 
-    async fn collect_body(&mut self, head: &Head, bytes_max: u64, snapshot: &Arc<Snapshot>) -> Result<Body, Stopped> {
+    async fn collect_body(
+        &mut self,
+        head: &Head,
+        bytes_max: u64,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<Body, Stopped> {
         let timeouts = snapshot.listeners[self.listener].timeouts;
         let mut rest = decoder(head.framing);
         let mut bytes = Vec::new();
@@ -261,7 +274,9 @@ impl Conn {
             return Ok(Body { bytes, rest }); // not worth reading first
         }
         if head.expect_continue && self.carry.is_empty() && !rest.is_done() {
-            self.send_continue(timeouts.send).await.map_err(|_| Stopped::Left)?;
+            self.send_continue(timeouts.send)
+                .await
+                .map_err(|_| Stopped::Left)?;
         }
         self.stream.deadline.arm(timeouts.body, End::Read);
         loop {
@@ -276,11 +291,18 @@ impl Conn {
             }
             let read = self.read().await;
             if self.stream.deadline.fired() {
-                let late = Rejection::new(RejectionKind::RequestTimeout, super::rules::body(), "the body took too long to arrive");
+                let late = Rejection::new(
+                    RejectionKind::RequestTimeout,
+                    super::rules::body(),
+                    "the body took too long to arrive",
+                );
                 return Err(Stopped::Refused(Box::new(late.closing())));
             }
             match read {
-                Ok(n) if n > 0 => self.stream.deadline.extend(earned(n, timeouts.body_rate_min), timeouts.body),
+                Ok(n) if n > 0 => self
+                    .stream
+                    .deadline
+                    .extend(earned(n, timeouts.body_rate_min), timeouts.body),
                 _ => return Err(Stopped::Left),
             }
         }
@@ -295,15 +317,42 @@ impl Conn {
         snapshot: &Arc<Snapshot>,
     ) -> Result<Ready, Rejection> {
         let listener = &snapshot.listeners[self.listener];
-        let now = Now { mono_ns: clock::mono_ns(), wall_ns: self.ex.started.wall_ns };
-        let stage = Stage { snapshot, listener, limits: &self.core.shared.limits, bans: &self.core.shared.bans, now };
+        let now = Now {
+            mono_ns: clock::mono_ns(),
+            wall_ns: self.ex.started.wall_ns,
+        };
+        let stage = Stage {
+            snapshot,
+            listener,
+            limits: &self.core.shared.limits,
+            bans: &self.core.shared.bans,
+            now,
+        };
         let mut space = HeaderSpace::default();
-        let Parsed::Complete { head, .. } = parse(head_bytes, &listener.head, &mut self.scratch, &mut space)? else {
-            return Err(Rejection::new(RejectionKind::MalformedHead, super::rules::head(), "the head is not complete").closing());
+        let Parsed::Complete { head, .. } =
+            parse(head_bytes, &listener.head, &mut self.scratch, &mut space)?
+        else {
+            return Err(Rejection::new(
+                RejectionKind::MalformedHead,
+                super::rules::head(),
+                "the head is not complete",
+            )
+            .closing());
         };
         let whole = body.rest.is_done();
-        let collected = if whole { Collected::Whole(&body.bytes) } else { Collected::TooLarge };
-        let plan = pipeline::request::body(stage, &head, awaiting, collected, &mut self.ex, &mut self.notes)?;
+        let collected = if whole {
+            Collected::Whole(&body.bytes)
+        } else {
+            Collected::TooLarge
+        };
+        let plan = pipeline::request::body(
+            stage,
+            &head,
+            awaiting,
+            collected,
+            &mut self.ex,
+            &mut self.notes,
+        )?;
         // Whole: forwarded with a length of our own. Too large for a shadow policy only: as it was framed.
         let framing = match head.framing {
             Framing::Empty => BodyOut::None,
@@ -312,9 +361,22 @@ impl Conn {
             _ => BodyOut::Length(body.bytes.len() as u64),
         };
         let mut out = self.core.buffers.small();
-        encode(&head, &plan, listener, &self.ex, &self.notes, framing, &mut out);
+        encode(
+            &head,
+            &plan,
+            listener,
+            &self.ex,
+            &self.notes,
+            framing,
+            &mut out,
+        );
         crate::http::body::push(&body.bytes, &mut out, framing == BodyOut::Chunked);
-        Ok(Ready { head: *kept, plan, out, body: body.rest })
+        Ok(Ready {
+            head: *kept,
+            plan,
+            out,
+            body: body.rest,
+        })
     }
 
     pub async fn send_continue(&mut self, timeout: std::time::Duration) -> std::io::Result<()> {

@@ -36,7 +36,9 @@ impl Conn {
             .pump(&mut self.carry, &mut ready.out, LARGE, rechunk)
         {
             Ok(moved) if moved > ready.plan.body_bytes_max => {
-                return self.refuse(&ready.head, too_large(ready.plan.body_bytes_max)).await;
+                return self
+                    .refuse(&ready.head, too_large(ready.plan.body_bytes_max))
+                    .await;
             }
             Ok(moved) => self.ex.bytes_in += moved,
             Err(malformed) => return self.refuse(&ready.head, malformed.closing()).await,
@@ -176,7 +178,8 @@ impl Conn {
                 self.refuse(&ready.head, rejection.closing()).await
             }
             (Err(RelayError::TooLarge), Err(_)) => {
-                self.refuse(&ready.head, too_large(ready.plan.body_bytes_max)).await
+                self.refuse(&ready.head, too_large(ready.plan.body_bytes_max))
+                    .await
             }
             (Err(RelayError::SourceTimeout), Err(_)) => Next::Close,
             (Err(RelayError::SourceClosed), Err(_)) => Next::Close,

@@ -132,17 +132,31 @@ pub fn body(
 }
 
 /// A permit in hand, only the size is left to judge: the policies' limit, or else the listener's.
-fn plan(stage: Stage<'_>, head: &RequestHead<'_>, permit: Permit, route: Arc<Route>) -> Result<Plan, Rejection> {
+fn plan(
+    stage: Stage<'_>,
+    head: &RequestHead<'_>,
+    permit: Permit,
+    route: Arc<Route>,
+) -> Result<Plan, Rejection> {
     let limit = permit.body_limit().unwrap_or(stage.listener.body_bytes_max);
     match head.framing {
         Framing::Length(n) if n > limit => Err(too_large(limit)),
-        _ => Ok(Plan { permit, route, body_bytes_max: limit }),
+        _ => Ok(Plan {
+            permit,
+            route,
+            body_bytes_max: limit,
+        }),
     }
 }
 
 /// The refusal of a body that is longer than `limit`.
 pub fn too_large(limit: u64) -> Rejection {
-    Rejection::new(RejectionKind::BodyTooLarge, rule(&RULE_BODY), format!("a body may have {limit} bytes here")).closing()
+    Rejection::new(
+        RejectionKind::BodyTooLarge,
+        rule(&RULE_BODY),
+        format!("a body may have {limit} bytes here"),
+    )
+    .closing()
 }
 
 fn policy_cx<'a>(

@@ -380,7 +380,7 @@ mod tests {
         let toml = format!("{SCHEMA}{DENY}[[policies]]\ntype = \"access\"\nname = \"a\"\n");
         #[derive(serde::Deserialize)]
         struct File {
-            policies: Vec<super::super::RawPolicy>,
+            policies: Vec<Option<super::super::RawPolicy>>,
         }
         let file: File = toml::from_str(&toml).unwrap();
         let files = Files::default();

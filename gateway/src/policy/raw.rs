@@ -68,17 +68,21 @@ pub fn compile(raw: &RawPolicy, c: &mut Compiler<'_>, others: &Policies) -> Opti
 }
 
 /// Compiles the whole list: first what stands alone, then what names others. Call it at the path of
-/// the list; errors get the index.
-pub fn compile_all(raws: &[RawPolicy], c: &mut Compiler<'_>) -> Policies {
+/// the list; errors get the index. `None` holds the place of an entry that did not parse.
+pub fn compile_all(raws: &[Option<RawPolicy>], c: &mut Compiler<'_>) -> Policies {
     let mut all = Policies::new();
     let composite = |raw: &RawPolicy| matches!(raw, RawPolicy::AnyOf(_));
     for second_pass in [false, true] {
-        for (i, raw) in raws.iter().enumerate() {
+        let parsed = raws
+            .iter()
+            .enumerate()
+            .filter_map(|(i, raw)| Some((i, raw.as_ref()?)));
+        for (i, raw) in parsed {
             if composite(raw) != second_pass {
                 continue;
             }
             c.at(format!("[{i}]"), |c| {
-                let duplicate = raws[..i].iter().any(|r| r.name() == raw.name());
+                let duplicate = raws[..i].iter().flatten().any(|r| r.name() == raw.name());
                 if duplicate {
                     c.at("name", |c| {
                         c.error(

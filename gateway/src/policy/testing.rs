@@ -7,7 +7,6 @@ use crate::http::{Framing, Header, RequestHead, Version};
 use crate::limit::LimitTable;
 use crate::outcome::Rejection;
 use crate::policy::Named;
-use crate::route::Params;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -98,7 +97,7 @@ impl Case {
                 ip: self.ip,
                 tls: None,
             },
-            params: &Params(self.params.clone()),
+            params: &self.params.iter().copied().collect(),
             route: "test",
             now: self.now,
             limits: &self.limits,
@@ -119,7 +118,7 @@ impl Case {
 
 #[derive(serde::Deserialize)]
 struct File {
-    policies: Vec<RawPolicy>,
+    policies: Vec<Option<RawPolicy>>,
 }
 
 /// The policies of a config such as `[[policies]]…`, or what is wrong with it.
@@ -139,6 +138,7 @@ pub(crate) fn policies(toml: &str, files: &Files) -> Result<Vec<Arc<Named>>, Vec
     Ok(file
         .policies
         .iter()
+        .flatten()
         .map(|raw| all[raw.name()].clone())
         .collect())
 }
