@@ -17,11 +17,13 @@
 
 #![deny(unsafe_code)]
 
+pub mod anomaly;
 pub mod clock;
 pub mod config;
 pub mod diagnose;
 pub mod http;
 pub mod limit;
+pub mod observe;
 pub mod outcome;
 pub mod pipeline;
 pub mod policy;
