@@ -12,6 +12,7 @@
 //! - [`observe`]: access log, audit log, metrics, alerts
 //! - [`kernel`]: user-space half of the filter (names aya) · [`net`]: the I/O edge (names tokio_uring)
 //! - [`admin`]: the admin API
+//! - [`demo`]: a first run's material, network and upstream
 //! - [`boot`], [`warden`], [`privilege`]: start, stop, and what may still be done after start
 //! - [`cli`]: arguments and subcommands
 
@@ -20,9 +21,11 @@
 pub mod anomaly;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod diagnose;
 pub mod http;
 pub mod limit;
+pub mod net;
 pub mod observe;
 pub mod outcome;
 pub mod pipeline;
@@ -30,3 +33,4 @@ pub mod policy;
 pub mod route;
 pub mod tls;
 pub mod units;
+pub mod upstream;

@@ -70,6 +70,18 @@ impl Sections {
         })
     }
 
+    /// An array of tables, not parsed yet.
+    pub fn take_list(&mut self, name: &str, c: &mut Compiler<'_>) -> Vec<Value> {
+        match self.table.remove(name) {
+            None => Vec::new(),
+            Some(Value::Array(items)) => items,
+            Some(_) => {
+                c.at(name, |c| c.error("must be a list of tables", format!("write each one as [[{name}]]")));
+                Vec::new()
+            }
+        }
+    }
+
     /// Whatever is left has no meaning here.
     pub fn refuse_rest(self, known: &[&str], c: &mut Compiler<'_>) {
         for key in self.table.keys() {

@@ -3,8 +3,13 @@
 //! threads of its own behind bounded queues, started after the worker has dropped its privileges.
 
 pub mod access;
+pub mod alerts;
 pub mod audit;
 pub mod file;
 pub mod json;
+pub mod metrics;
+pub mod payload;
+pub mod record;
+pub mod sampler;
 pub mod stamp;
 pub mod writer;

@@ -89,3 +89,5 @@ pub struct Named {
     pub mode: Mode,
     pub policy: Box<dyn Policy>,
 }
+pub mod chain;
+pub fn compile_all(_: Vec<toml::Value>, _: &mut crate::diagnose::Compiler<'_>) -> std::collections::HashMap<String, Arc<Named>> { Default::default() }
