@@ -9,7 +9,10 @@ pub fn needed(old: &Snapshot, new: &Snapshot) -> Vec<Diagnostic> {
         let all = s.listeners.iter().map(|l| (l.name.clone(), l.address));
         all.collect::<Vec<_>>()
     };
-    let interfaces = |s: &Snapshot| s.filter.as_ref().map(|f| f.interfaces.clone());
+    let interfaces = |s: &Snapshot| {
+        let filter = s.filter.as_ref().filter(|filter| filter.enabled);
+        filter.map(|f| (f.interfaces.clone(), f.sources, f.list_entries))
+    };
     let checks = [
         ("listeners", addresses(old) != addresses(new)),
         ("server.workers", old.server.workers != new.server.workers),
@@ -20,9 +23,9 @@ pub fn needed(old: &Snapshot, new: &Snapshot) -> Vec<Diagnostic> {
         ),
         ("admin.socket", old.admin.socket != new.admin.socket),
         ("admin.metrics", old.admin.metrics != new.admin.metrics),
-        ("filter.interfaces", interfaces(old) != interfaces(new)),
-        ("access_log", old.observe.access_log != new.observe.access_log),
-        ("audit_log", old.observe.audit_log != new.observe.audit_log),
+        ("filter", interfaces(old) != interfaces(new)),
+        ("access_log", old.access_log != new.access_log),
+        ("audit_log", old.audit_log != new.audit_log),
     ];
     checks
         .into_iter()

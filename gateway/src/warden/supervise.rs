@@ -38,7 +38,7 @@ struct Warden {
     /// Sent to the worker and not answered, oldest first.
     sent: VecDeque<(u64, Loaded)>,
     account: Option<Account>,
-    audit_key: Option<Vec<u8>>,
+    audit_key: Vec<u8>,
     filter: Option<Filter>,
     /// Taken when draining starts: whoever holds a listening socket promises to accept.
     sockets: Option<Sockets>,
@@ -88,7 +88,7 @@ impl Warden {
         raise_open_files()?;
         let audit_key = make_places(&good, account.as_ref())?;
         let sockets = Sockets::bind(snapshot)?;
-        let filter = filter::attach(snapshot.filter.as_ref())?;
+        let filter = filter::attach(snapshot)?;
         let mut mask = SigSet::empty();
         for signal in [
             Signal::SIGHUP,
@@ -150,7 +150,7 @@ impl Warden {
             bundle: std::mem::take(&mut self.good.bundle),
             sockets: self.sockets.take().context("no sockets")?,
             filter: self.filter.take(),
-            audit_key: self.audit_key.take(),
+            audit_key: std::mem::take(&mut self.audit_key),
             channel,
         })
     }
@@ -376,18 +376,16 @@ impl Warden {
 
 /// Log files, their folders, and the key that signs the audit log. Returns the key's bytes: its file stays out of
 /// the worker's reach.
-fn make_places(good: &Loaded, account: Option<&Account>) -> anyhow::Result<Option<Vec<u8>>> {
-    let observe = &good.snapshot.observe;
-    if let Some(log) = &observe.access_log {
+fn make_places(good: &Loaded, account: Option<&Account>) -> anyhow::Result<Vec<u8>> {
+    let snapshot = &good.snapshot;
+    if let Some(log) = &snapshot.access_log {
         let rotates = place::prepare_file(&log.path, account)
             .with_context(|| format!("access_log.path: {}", log.path.display()))?;
         if !rotates {
             tracing::warn!(path = %log.path.display(), "access log: its folder is not the worker's, so it cannot be rotated by size");
         }
     }
-    let Some(log) = &observe.audit_log else {
-        return Ok(None);
-    };
+    let log = &snapshot.audit_log;
     let path = &log.place.path;
     let rotates = place::prepare_file(path, account)
         .with_context(|| format!("audit_log.path: {}", path.display()))?;
@@ -403,5 +401,5 @@ fn make_places(good: &Loaded, account: Option<&Account>) -> anyhow::Result<Optio
         place::prepare_folder(folder, None).with_context(context)?;
     }
     ensure_key(key).with_context(context)?;
-    std::fs::read(key).with_context(context).map(Some)
+    std::fs::read(key).with_context(context)
 }
