@@ -3,7 +3,7 @@
 
 use crate::bpf_toolchain::{self, Compiler};
 use crate::command::{self, find_program, run_loud};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use std::process::Command;
 
 #[derive(clap::Args)]
@@ -68,7 +68,7 @@ const CHECK_TOOLS: &[(&str, &str)] = &[("cargo-clippy", "clippy"), ("cargo-fmt",
 /// A compiler for the host with `core` for BPF beside it, and an LLVM that reads its bitcode.
 const DEBIAN_COMPILER: &[&str] = &["rustc-web", "libstd-rust-web-dev-bpf"];
 const DEBIAN_COMPILER_LLVM: u32 = 22;
-const BPF_LINKER: &str = "0.13";
+const BPF_LINKER: &str = "0.13.0";
 /// Features of that bpf-linker release.
 const BPF_LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 
@@ -156,36 +156,71 @@ fn ensure_filter_toolchain() -> Result<()> {
     println!("setup: the kernel filter's toolchain is missing or incomplete");
     install_filter_toolchain().map_err(|error| {
         error.context(
-            "cannot set up the kernel filter's toolchain on this machine. Either install a nightly with \
-             `rustup toolchain install nightly --component rust-src` and a bpf-linker of its LLVM, or build \
-             with `--without-filter`: the gateway then runs without XDP",
+            "cannot set up the kernel filter's toolchain on this machine (build with `--without-filter` to \
+             go on without XDP, or install by hand a nightly with rust-src and a bpf-linker of its LLVM)",
         )
     })
 }
 
+/// What saves most downloads first: a nightly that is here, then Debian's compiler, then a new nightly.
 fn install_filter_toolchain() -> Result<()> {
-    // A nightly that is already here saves the download, if its LLVM can be had for the linker.
-    let nightly_llvm = bpf_toolchain::compilers()
-        .contains(&Compiler::NightlyWithSource)
-        .then(|| Compiler::NightlyWithSource.llvm_major())
-        .flatten();
-    if let Some(llvm) = nightly_llvm
-        && BPF_LINKER_LLVM.contains(&llvm)
-        && install_linker(llvm).is_ok()
-        && bpf_toolchain::find().is_some()
-    {
-        return Ok(());
+    let ways: [fn() -> Result<()>; 3] = [
+        fit_linker_to_nightly,
+        install_debian_compiler,
+        install_nightly,
+    ];
+    let mut reasons = Vec::new();
+    for way in ways {
+        match way() {
+            Ok(()) if bpf_toolchain::find().is_some() => return Ok(()),
+            Ok(()) => {
+                reasons.push("a compiler and bpf-linker, but they do not fit together".to_owned())
+            }
+            Err(error) => reasons.push(format!("{error:#}")),
+        }
     }
+    bail!("{}", reasons.join("; "))
+}
+
+fn fit_linker_to_nightly() -> Result<()> {
+    if !bpf_toolchain::compilers().contains(&Compiler::NightlyWithSource) {
+        bail!("there is no nightly with rust-src");
+    }
+    let llvm = Compiler::NightlyWithSource
+        .llvm_major()
+        .context("nightly does not tell its LLVM")?;
+    if !BPF_LINKER_LLVM.contains(&llvm) {
+        bail!("bpf-linker {BPF_LINKER} does not know nightly's LLVM {llvm}");
+    }
+    install_linker(llvm)
+}
+
+fn install_debian_compiler() -> Result<()> {
     if !bpf_toolchain::compilers().contains(&Compiler::Debian) {
         install_packages(DEBIAN_COMPILER)?;
     }
-    if bpf_toolchain::find().is_none() {
-        install_linker(DEBIAN_COMPILER_LLVM)?;
+    if bpf_toolchain::find().is_some() {
+        return Ok(()); // a linker was there already
     }
-    match bpf_toolchain::find() {
-        Some(_) => Ok(()),
-        None => bail!("installed a compiler and bpf-linker, but they do not fit together"),
+    install_linker(DEBIAN_COMPILER_LLVM)
+}
+
+/// For distributions that do not have Debian's compiler.
+fn install_nightly() -> Result<()> {
+    let nightly = [
+        "toolchain",
+        "install",
+        "nightly",
+        "--profile",
+        "minimal",
+        "--component",
+        "rust-src",
+    ];
+    run_loud(Command::new("rustup").args(nightly))?;
+    if bpf_toolchain::find().is_some() {
+        return Ok(());
     }
+    fit_linker_to_nightly()
 }
 
 /// bpf-linker against one LLVM; replaces one that was built against an older LLVM.
@@ -211,6 +246,7 @@ fn install_linker(llvm: u32) -> Result<()> {
     cargo.args([
         "install",
         "--quiet",
+        "--locked",
         "--force",
         "bpf-linker",
         "--version",

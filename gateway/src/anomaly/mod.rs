@@ -2,8 +2,8 @@
 
 pub mod baseline;
 pub mod detector;
+mod rule;
 
 pub use baseline::{Baseline, BaselineKnobs};
-pub use detector::{
-    AlertChange, Cause, Detector, DetectorKnobs, RouteSample, Signal, Status, Threshold,
-};
+pub use detector::{AlertChange, Cause, Detector, DetectorKnobs, RouteSample, Signal, Threshold};
+pub use rule::Status;

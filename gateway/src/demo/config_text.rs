@@ -161,6 +161,21 @@ path = "/bytes/*"
 methods = ["GET"]
 upstream = "demo"
 policies = ["per-client"]
+
+[[routes]]
+name = "upload"
+path = "/upload"
+methods = ["POST"]
+upstream = "demo"
+policies = ["per-client", "demo-keys", "writers"]
+
+[[routes]]
+name = "websocket"
+path = "/ws"
+methods = ["GET"]
+upstream = "demo"
+websocket = true
+policies = ["per-client"]
 "#;
 
 /// A client that collects this many refusals within about a minute is dropped by the kernel for half of one.

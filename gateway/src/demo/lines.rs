@@ -57,7 +57,7 @@ pub fn lines(
         ),
         line(
             "limited",
-            "20 times 200, then 429",
+            "200 about 20 times, then 429",
             format!("{curl} -o /dev/null -w '%{{http_code}} ' '{url}/json?n=[1-40]'; echo"),
         ),
         banned(&curl, &url, network.is_some()),

@@ -172,7 +172,7 @@ fn token_header(algorithm: Algorithm, kid: &str) -> Header {
 }
 
 /// 0600 from the start, replacing what an earlier run left.
-fn write_file(dir: &Path, name: &str, text: &str) -> Result<()> {
+pub(super) fn write_file(dir: &Path, name: &str, text: &str) -> Result<()> {
     let path = dir.join(name);
     let written = OpenOptions::new()
         .write(true)

@@ -16,6 +16,8 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+const CONFIG_FILE: &str = "gateway.toml";
+
 /// What `gateway demo` can be told.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -72,9 +74,9 @@ pub fn prepare(options: Options) -> Result<Demo> {
         Ok(network) => (Some(network), None),
         Err(reason) => (None, Some(format!("{reason:#}"))),
     };
-    let config_path = dir.join("gateway.toml");
+    let config_path = dir.join(CONFIG_FILE);
     let text = config_text::render(&dir, &options, network.as_ref(), &material);
-    fs::write(&config_path, text).with_context(|| format!("write {}", config_path.display()))?;
+    material::write_file(&dir, CONFIG_FILE, &text)?;
     Ok(Demo {
         dir,
         config_path,

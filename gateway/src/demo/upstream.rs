@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 /// A response of 128 bytes, the size that proxies are compared with.
 const JSON_BODY: &str = concat!(
     r#"{"service":"demo","status":"ok","items":[1,2,3,4,5,6,7,8,9,10],"#,
-    r#""note":"a small body, the size of a typical API reply........"}"#
+    r#""note":"a small body, the size of a typical API reply.........."}"#
 );
 const ECHO_BYTES_MAX: usize = 1 << 20;
 const BYTES_MAX: u64 = 1 << 30;

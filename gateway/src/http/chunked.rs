@@ -157,13 +157,13 @@ impl ChunkedDecoder {
         if self.trailer_bytes > TRAILER_BYTES_MAX || self.trailer.len() > TRAILER_LINE_BYTES_MAX {
             return Err(rules::chunked("The trailers are longer than allowed."));
         }
-        if b != b'\n' && self.trailer != b"\r" {
+        if b != b'\n' {
             return Ok(());
         }
         // The line is a field section of its own: checked by the rules of heads.
         if self.trailer == b"\r\n" {
             self.state = State::Done;
-        } else if b == b'\n' {
+        } else {
             lines::fields_end(&self.trailer, 0, usize::MAX)
                 .map_err(|flaw| rules::chunked(flaw.detail()))?;
             self.trailer_fields += 1;
@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn caps_hold_on_both_sides() {
-        let ext = |n: usize| format!("1{}\r\nx\r\n0\r\n\r\n", format!(";{}", "a".repeat(n)));
+        let ext = |n: usize| format!("1;{}\r\nx\r\n0\r\n\r\n", "a".repeat(n));
         assert!(decode(ext(256).as_bytes(), 7).unwrap().2);
         assert!(decode(ext(257).as_bytes(), 7).is_err());
         let trailers = |n: usize| format!("0\r\n{}\r\n", "A: b\r\n".repeat(n));
@@ -312,6 +312,24 @@ mod tests {
             out.extend_from_slice(LAST_CHUNK);
             let (body, used, done) = decode(&out, 1000).unwrap();
             assert!(done && body.len() == len && used == out.len());
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        /// However the bytes are split, the body, its end and the verdict are the same.
+        #[test]
+        fn splits_do_not_matter(
+            pieces in proptest::collection::vec(
+                proptest::sample::select(vec!["1\r\n", "x\r\n", "0\r\n", "\r\n", "2;a=b\r\n", "xy\r\n", "A: b\r\n", "\n", "\r", ";", "f", " ", "\0"]),
+                0..12,
+            ),
+            step in 1..5usize,
+        ) {
+            let input = pieces.concat();
+            let (split, whole) = (decode(input.as_bytes(), step), decode(input.as_bytes(), input.len().max(1)));
+            proptest::prop_assert_eq!(split, whole);
         }
     }
 }

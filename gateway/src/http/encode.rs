@@ -61,7 +61,7 @@ pub fn encode_request(
         out,
     );
     push_clients(head, forward, out);
-    push_ours(head, forward, sent_host, out);
+    push_ours(forward, sent_host, out);
     if websocket {
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
     }
@@ -88,40 +88,39 @@ fn push_clients(head: &RequestHead<'_>, forward: &ForwardFields<'_>, out: &mut V
     }
 }
 
-fn push_ours(
-    head: &RequestHead<'_>,
-    forward: &ForwardFields<'_>,
-    sent_host: &[u8],
-    out: &mut Vec<u8>,
-) {
+fn push_ours(forward: &ForwardFields<'_>, sent_host: &[u8], out: &mut Vec<u8>) {
     let proto = if forward.tls { "https" } else { "http" };
-    out.extend_from_slice(b"X-Forwarded-For: ");
-    // A proxy that already named this client is not repeated.
-    let inherited = forward.inherited_xff.unwrap_or_default();
-    fields::push_value(inherited, out);
+    // The address is formatted once; the other fields copy it.
+    out.extend_from_slice(b"X-Real-IP: ");
     let start = out.len();
     let _ = write!(out, "{}", forward.client);
-    let last = inherited
-        .rsplit(|&b| b == b',')
-        .next()
-        .unwrap_or_default()
-        .trim_ascii();
-    if last == &out[start..] {
-        out.truncate(start);
-    } else if !inherited.is_empty() {
-        out.splice(start..start, *b", ");
+    let client = start..out.len();
+    out.extend_from_slice(b"\r\nX-Forwarded-For: ");
+    if let Some(inherited) = forward.inherited_xff.filter(|xff| !xff.is_empty()) {
+        fields::push_value(inherited, out);
+        // A proxy that already named this client is not repeated.
+        let last = inherited.rsplit(|&b| b == b',').next().unwrap_or_default();
+        if last.trim_ascii() != &out[client.clone()] {
+            out.extend_from_slice(b", ");
+            out.extend_from_within(client.clone());
+        }
+    } else {
+        out.extend_from_within(client.clone());
     }
     out.extend_from_slice(b"\r\n");
     fields::push_field("X-Forwarded-Proto", proto.as_bytes(), out);
     if !sent_host.is_empty() {
         fields::push_field("X-Forwarded-Host", sent_host, out);
     }
-    fields::push_display("X-Real-IP", &forward.client, out);
-    let _ = match forward.client {
-        IpAddr::V4(ip) => write!(out, "Forwarded: for={ip};proto={proto}"),
-        IpAddr::V6(ip) => write!(out, "Forwarded: for=\"[{ip}]\";proto={proto}"),
+    let (open, close): (&[u8], &[u8]) = match forward.client {
+        IpAddr::V4(_) => (b"Forwarded: for=", b";proto="),
+        IpAddr::V6(_) => (b"Forwarded: for=\"[", b"]\";proto="),
     };
-    if !head.host.is_empty() {
+    out.extend_from_slice(open);
+    out.extend_from_within(client);
+    out.extend_from_slice(close);
+    out.extend_from_slice(proto.as_bytes());
+    if !sent_host.is_empty() {
         out.extend_from_slice(b";host=\"");
         fields::push_value(sent_host, out);
         out.push(b'"');

@@ -32,7 +32,7 @@ fn encoded(head: &str, forward: &ForwardFields<'_>, body: BodyOut, websocket: bo
     String::from_utf8(out).unwrap()
 }
 
-const OURS: &str = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: A.b:80\r\nX-Real-IP: 192.0.2.1\r\nForwarded: for=192.0.2.1;proto=https;host=\"A.b:80\"\r\nX-Request-Id: id\r\n";
+const OURS: &str = "X-Real-IP: 192.0.2.1\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: A.b:80\r\nForwarded: for=192.0.2.1;proto=https;host=\"A.b:80\"\r\nX-Request-Id: id\r\n";
 
 #[test]
 fn only_what_may_pass_passes() {
@@ -84,7 +84,7 @@ fn addresses_hosts_and_paths() {
     fwd.host = "inner:8080";
     fwd.upstream_path = Some("/v2/");
     let got = encoded(head, &fwd, BodyOut::Length(0), false);
-    assert!(got.starts_with("GET /v2/ HTTP/1.1\r\nHost: inner:8080\r\nX-Forwarded-For: 1.1.1.1, 2.2.2.2, 2001:db8::1\r\n"), "{got}");
+    assert!(got.starts_with("GET /v2/ HTTP/1.1\r\nHost: inner:8080\r\nX-Real-IP: 2001:db8::1\r\nX-Forwarded-For: 1.1.1.1, 2.2.2.2, 2001:db8::1\r\n"), "{got}");
     assert!(got.contains("Forwarded: for=\"[2001:db8::1]\";proto=https;host=\"a\"\r\n"));
     assert!(got.ends_with("Content-Length: 0\r\n\r\n"));
     fwd.client = "2.2.2.2".parse().unwrap();

@@ -3,6 +3,9 @@
 /// Longest Content-Length taken: far above any body, far below overflow.
 const LENGTH_MAX: u64 = i64::MAX as u64;
 
+/// Elements of all Connection fields of a head: each field is held against each of them.
+pub(super) const CONNECTION_OPTIONS_MAX: usize = 32;
+
 /// Content-Length and Transfer-Encoding as they were seen.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct BodyFields {

@@ -62,8 +62,12 @@ fn push_name(name: &[u8], out: &mut String) -> bool {
         if label_len > LABEL_BYTES_MAX {
             return false;
         }
-        out.push(b.to_ascii_lowercase() as char);
     }
+    let Ok(text) = std::str::from_utf8(name) else {
+        return false;
+    };
+    out.push_str(text);
+    out[start..].make_ascii_lowercase();
     // A name whose last label is a number is an address to some resolvers (`127.1`, `0x7f000001`):
     // only the one unambiguous form is accepted.
     let last = &out[start + label_start..];

@@ -1,15 +1,16 @@
 //! Bytes to [`RequestHead`]: the request line, the strict pass over the lines, the tokeniser, and the
 //! fields that carry meaning for the connection. Stateless: a partial head is parsed again when more is there.
 
-use super::framing::{BodyFields, Coding, list};
+use super::framing::{BodyFields, CONNECTION_OPTIONS_MAX, Coding, list};
 use super::head::{Framing, Header, RequestHead, Version};
+use super::request_line::{RequestLine, request_line};
+use super::space::HeaderSpace;
 use super::{lines, rules, target};
 use crate::outcome::{Rejection, RejectionKind};
 use std::mem::MaybeUninit;
 
 /// Fields a head can have at most, whatever the config says.
 pub const HEADERS_CAP: usize = 128;
-const METHOD_BYTES_MAX: usize = 32;
 
 /// What to do with `_` in a field name: CGI-like software reads it as `-`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -66,62 +67,6 @@ impl HeadScratch {
     }
 }
 
-const INLINE: usize = 32;
-
-/// Room for the fields of one head. Made on the stack for each parse: it lives as long as the head.
-pub struct HeaderSpace<'b> {
-    inline: [Header<'b>; INLINE],
-    // Only heads with more fields than usual pay for an allocation.
-    spill: Vec<Header<'b>>,
-    len: usize,
-}
-
-impl<'b> HeaderSpace<'b> {
-    pub fn new() -> HeaderSpace<'b> {
-        const EMPTY: Header<'_> = Header {
-            name: "",
-            value: b"",
-        };
-        HeaderSpace {
-            inline: [EMPTY; INLINE],
-            spill: Vec::new(),
-            len: 0,
-        }
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.spill.clear();
-        self.len = 0;
-    }
-
-    pub(super) fn push(&mut self, header: Header<'b>) {
-        if let Some(slot) = self.inline.get_mut(self.len) {
-            *slot = header;
-        } else {
-            if self.spill.is_empty() {
-                self.spill.reserve_exact(HEADERS_CAP);
-                self.spill.extend_from_slice(&self.inline);
-            }
-            self.spill.push(header);
-        }
-        self.len += 1;
-    }
-
-    pub(super) fn as_slice(&self) -> &[Header<'b>] {
-        if self.len <= INLINE {
-            &self.inline[..self.len]
-        } else {
-            &self.spill
-        }
-    }
-}
-
-impl Default for HeaderSpace<'_> {
-    fn default() -> Self {
-        HeaderSpace::new()
-    }
-}
-
 #[derive(Debug)]
 pub enum Parsed<'b> {
     /// More bytes are needed; those present could still become a head.
@@ -160,10 +105,11 @@ pub fn parse<'b>(
         return Ok(Parsed::Partial);
     };
     if line.method == "CONNECT" {
-        return Err(rules::head_kind(
-            RejectionKind::ConnectRefused,
-            "CONNECT is not offered.",
-        ));
+        return Err(
+            rules::head_kind(RejectionKind::ConnectRefused, "CONNECT is not offered.")
+                // RFC 9110 section 15.5.6: a 405 says what is allowed.
+                .field("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        );
     }
     tokenise(&buf[skipped..head_len], &line, limits, headers)?;
     let target = target::split(line.method, line.target)?;
@@ -205,120 +151,6 @@ pub fn parse<'b>(
         head_len,
         dropped_fields: facts.dropped,
     })
-}
-
-impl HeaderSpace<'_> {
-    fn retain_without_underscore(&mut self) {
-        if self.len > INLINE {
-            self.spill.retain(|h| !h.name.contains('_'));
-            self.len = self.spill.len();
-            if self.len <= INLINE {
-                self.inline[..self.len].copy_from_slice(&self.spill);
-                self.spill.clear();
-            }
-            return;
-        }
-        let mut kept = 0;
-        for i in 0..self.len {
-            if !self.inline[i].name.contains('_') {
-                self.inline[kept] = self.inline[i];
-                kept += 1;
-            }
-        }
-        self.len = kept;
-    }
-}
-
-struct RequestLine<'b> {
-    method: &'b str,
-    target: &'b str,
-    version: Version,
-    /// With its line end.
-    len: usize,
-}
-
-/// `method SP target SP HTTP-version CRLF`, each separator exactly one space. Finds the first impossible byte of a prefix.
-fn request_line<'b>(
-    buf: &'b [u8],
-    limits: &HeadLimits,
-) -> Result<Option<RequestLine<'b>>, Rejection> {
-    let method_len = match buf
-        .iter()
-        .take(METHOD_BYTES_MAX + 1)
-        .position(|&b| !lines::is_tchar(b))
-    {
-        Some(at) if at > 0 && buf[at] == b' ' => at,
-        None if buf.len() <= METHOD_BYTES_MAX => return Ok(None),
-        _ => {
-            return Err(rules::head(
-                "The request line does not start with a method and a space.",
-            ));
-        }
-    };
-    let rest = &buf[method_len + 1..];
-    let target_len = rest.iter().position(|b| !b.is_ascii_graphic());
-    if target_len.unwrap_or(rest.len()) > limits.target_bytes_max {
-        return Err(rules::head_kind(
-            RejectionKind::TargetTooLong,
-            "The request target is longer than allowed.",
-        ));
-    }
-    let Some(target_len) = target_len else {
-        return if buf.len() >= limits.head_bytes_max {
-            Err(rules::head_kind(
-                RejectionKind::HeadTooLarge,
-                lines::Flaw::TooLarge.detail(),
-            ))
-        } else {
-            Ok(None)
-        };
-    };
-    if target_len == 0 || rest[target_len] != b' ' {
-        return Err(rules::head(
-            "The request line is not a method, a target and a version between single spaces.",
-        ));
-    }
-    let Some(version) = version(&rest[target_len + 1..])? else {
-        return Ok(None);
-    };
-    let text = |bytes: &'b [u8]| {
-        std::str::from_utf8(bytes).map_err(|_| rules::head("The request line is not ASCII."))
-    };
-    Ok(Some(RequestLine {
-        method: text(&buf[..method_len])?,
-        target: text(&rest[..target_len])?,
-        version,
-        len: method_len + 1 + target_len + 1 + VERSION_LINE.len(),
-    }))
-}
-
-/// The shape of what follows the target; `0` stands for a digit.
-const VERSION_LINE: &[u8; 10] = b"HTTP/0.0\r\n";
-
-fn version(bytes: &[u8]) -> Result<Option<Version>, Rejection> {
-    for (&b, &shape) in bytes.iter().zip(VERSION_LINE) {
-        let fits = if shape == b'0' {
-            b.is_ascii_digit()
-        } else {
-            b == shape
-        };
-        if !fits {
-            return Err(rules::head(
-                "The request line does not end with an HTTP version and CR LF.",
-            ));
-        }
-    }
-    match bytes.get(..VERSION_LINE.len()) {
-        None => Ok(None),
-        Some(line) => match &line[5..8] {
-            b"1.1" => Ok(Some(Version::Http11)),
-            b"1.0" => Ok(Some(Version::Http10)),
-            _ => Err(rules::head_kind(
-                RejectionKind::VersionNotSupported,
-                "Only HTTP/1.0 and HTTP/1.1 are spoken here.",
-            )),
-        },
-    }
 }
 
 /// Runs the tokeniser and holds it against what this file read by itself: two readings that differ are one too many.
@@ -367,9 +199,12 @@ struct Facts<'b> {
     close: bool,
     keep_alive: bool,
     connection_upgrade: bool,
+    upgrade_seen: bool,
     upgrade_websocket: bool,
     expects: bool,
     dropped: u32,
+    /// Elements of all Connection fields.
+    options: usize,
 }
 
 impl<'b> Facts<'b> {
@@ -397,7 +232,8 @@ impl<'b> Facts<'b> {
         // By length first: most fields match none of these.
         match header.name.len() {
             4 if header.is("host") => {
-                if self.host.replace(value).is_some() {
+                let first = self.host.replace(value);
+                if first.is_some() {
                     return Err(rules::host("The Host field stands twice."));
                 }
             }
@@ -413,13 +249,22 @@ impl<'b> Facts<'b> {
             }
             10 if header.is("connection") => {
                 for option in list(value) {
+                    self.options += 1;
+                    if self.options > CONNECTION_OPTIONS_MAX {
+                        return Err(rules::head("Connection has more options than allowed."));
+                    }
                     self.close |= option.eq_ignore_ascii_case(b"close");
                     self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                     self.connection_upgrade |= option.eq_ignore_ascii_case(b"upgrade");
                 }
             }
             7 if header.is("upgrade") => {
-                self.upgrade_websocket = value.eq_ignore_ascii_case(b"websocket")
+                {
+                    // Two wishes are none.
+                    self.upgrade_websocket =
+                        !self.upgrade_seen && value.eq_ignore_ascii_case(b"websocket");
+                    self.upgrade_seen = true;
+                }
             }
             6 if header.is("expect") => {
                 if !value.eq_ignore_ascii_case(b"100-continue") {

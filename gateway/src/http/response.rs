@@ -2,9 +2,10 @@
 
 use super::encode::BodyOut;
 use super::fields::{self, Fate};
-use super::framing::{BodyFields, Coding, list};
+use super::framing::{BodyFields, CONNECTION_OPTIONS_MAX, Coding, list};
 use super::head::{Header, Version};
-use super::parse::{HEADERS_CAP, HeadLimits, HeaderSpace};
+use super::parse::{HEADERS_CAP, HeadLimits};
+use super::space::HeaderSpace;
 use super::{lines, reply};
 use crate::outcome::UpstreamFaultKind;
 use std::fmt::Display;
@@ -75,7 +76,7 @@ pub fn parse_response<'b>(
     }
     headers.clear();
     let mut body = BodyFields::default();
-    let (mut close, mut keep_alive) = (false, false);
+    let (mut close, mut keep_alive, mut options) = (false, false, 0);
     for field in response.headers.iter() {
         let header = Header {
             name: field.name,
@@ -89,12 +90,18 @@ pub fn parse_response<'b>(
                 .transfer_encoding(header.value)
                 .map_err(|_| malformed)?,
             10 if header.is("connection") => {
-                close |= list(header.value).any(|o| o.eq_ignore_ascii_case(b"close"));
-                keep_alive |= list(header.value).any(|o| o.eq_ignore_ascii_case(b"keep-alive"));
+                for option in list(header.value) {
+                    options += 1;
+                    close |= option.eq_ignore_ascii_case(b"close");
+                    keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
             }
             _ => {}
         }
         headers.push(header);
+    }
+    if options > CONNECTION_OPTIONS_MAX {
+        return Err(malformed);
     }
     let framing = framing(version, status, request_method, body)?;
     // A body where none may be would be read as the next response: such a connection is not used again.

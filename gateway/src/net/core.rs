@@ -129,7 +129,7 @@ async fn accept_loop(core: Rc<Core>, listener: usize, socket: Rc<Socket>) {
 }
 
 impl Core {
-    fn new(shared: Arc<Shared>, recorder: CoreRecorder) -> Core {
+    pub fn new(shared: Arc<Shared>, recorder: CoreRecorder) -> Core {
         // The cache wants a reference that outlives the core; the shared state lives as long as the process.
         let cell: &'static Arc<Shared> = Box::leak(Box::new(shared.clone()));
         let deadlines = Rc::new(Deadlines::default());

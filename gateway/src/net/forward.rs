@@ -60,7 +60,8 @@ impl Conn {
             }
             dialled.stream.deadline.arm(ready.plan.route.response_timeout, End::Both);
             // Whether or not all of it was sent: what the upstream said before it stopped reading is worth having.
-            let answered = self.response(&ready, &dialled, snapshot, sent_us).run().await;
+            let body_read = Cell::new(true);
+            let answered = self.response(&ready, &dialled, snapshot, sent_us, &body_read).run().await;
             if matches!(answered, Err(Failed::Stale)) && dialled.reused && ready.head.idempotent && reuse != Reuse::Never {
                 reuse = Reuse::Never;
                 continue;
@@ -113,7 +114,8 @@ impl Conn {
             ex: &mut self.ex,
             notes: &self.notes,
             head: ready.head,
-            keep: false,
+            keep: ready.head.keep_alive && self.served + 1 < snapshot.listeners[self.listener].requests_per_connection,
+            body_read: &uploaded,
             send_timeout: timeouts.send,
             response_timeout,
             websocket: false,
@@ -149,7 +151,7 @@ impl Conn {
         Ok(dialled)
     }
 
-    fn response<'a>(&'a mut self, ready: &Ready, dialled: &'a Dialled, snapshot: &Snapshot, sent_us: u64) -> Response<'a> {
+    fn response<'a>(&'a mut self, ready: &Ready, dialled: &'a Dialled, snapshot: &Snapshot, sent_us: u64, body_read: &'a Cell<bool>) -> Response<'a> {
         let listener = &snapshot.listeners[self.listener];
         let keep = ready.head.keep_alive && !self.core.is_draining() && self.served + 1 < listener.requests_per_connection;
         Response {
@@ -160,6 +162,7 @@ impl Conn {
             notes: &self.notes,
             head: ready.head,
             keep,
+            body_read,
             send_timeout: listener.timeouts.send,
             response_timeout: ready.plan.route.response_timeout,
             websocket: ready.head.websocket && ready.plan.route.websocket,

@@ -29,6 +29,8 @@ pub struct Response<'a> {
     pub head: Head,
     /// The client connection is to be kept, if the response allows it.
     pub keep: bool,
+    /// The request's body has been read to its end: only then can another request follow.
+    pub body_read: &'a Cell<bool>,
     pub send_timeout: Duration,
     pub response_timeout: Duration,
     pub websocket: bool,
@@ -126,7 +128,7 @@ impl Response<'_> {
         let close_delimited = matches!(framing, BodyOut::Chunked) && !http11;
         let framing = if close_delimited { BodyOut::None } else { framing };
         let rechunk = matches!(framing, BodyOut::Chunked);
-        let client_keeps = self.keep && !close_delimited && !self.core.is_draining();
+        let client_keeps = self.keep && self.body_read.get() && !close_delimited && !self.core.is_draining();
         let mut out = self.core.buffers.small();
         encode_response(&response, &self.notes.response_fields, framing, self.head.version, !client_keeps && !tunnel, &self.ex.id, &mut out);
         let upstream_keeps = response.keep_alive && !matches!(body, Decoder::UntilClose);

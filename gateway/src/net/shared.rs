@@ -3,7 +3,6 @@
 use crate::config::Snapshot;
 use crate::limit::strikes::{BanOrder, StrikeTable};
 use crate::limit::{BanTable, LimitTable};
-use crate::observe::audit::AuditSink;
 use crate::observe::metrics::Metrics;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
@@ -20,5 +19,22 @@ pub struct Shared {
     /// Open client connections over all cores.
     pub connections: AtomicUsize,
     pub metrics: Arc<Metrics>,
-    pub audit: AuditSink,
+}
+
+#[cfg(test)]
+impl Shared {
+    /// For tests of the edge: empty tables, an audit sink that nobody reads.
+    pub fn for_tests(snapshot: Snapshot) -> Shared {
+        let (ban_orders, _) = tokio::sync::mpsc::channel(16);
+        Shared {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            limits: LimitTable::default(),
+            strikes: StrikeTable::default(),
+            bans: BanTable::new(1024, Vec::new()),
+            ban_orders,
+            draining: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+            metrics: Metrics::new(),
+        }
+    }
 }

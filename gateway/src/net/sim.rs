@@ -66,9 +66,10 @@ pub struct SimEnd {
 
 pub fn pair(rng: &mut Rng) -> (SimEnd, SimEnd) {
     let mut pipe = || {
+        let capacity_max = if rng.one_in(3) { 200 } else { 100_000 };
         Rc::new(RefCell::new(Pipe {
             bytes: VecDeque::new(),
-            capacity: 1 + rng.below(if rng.one_in(3) { 200 } else { 100_000 }),
+            capacity: 1 + rng.below(capacity_max),
             closed: false,
             reset: false,
             stalled: 0,

@@ -1,7 +1,7 @@
 //! The access record: one exchange as one JSON line. Credentials are not in an [`Exchange`], so they cannot get here;
 //! every byte a peer chose is escaped and capped, so it cannot forge a line.
 
-use super::json::{self, Object};
+use super::json::Object;
 use super::stamp::Stamp;
 use crate::pipeline::Exchange;
 
@@ -111,13 +111,6 @@ fn timings(record: &mut Object<'_>, ex: &Exchange) {
     us.number("upstream", ex.timings.upstream_us);
     us.number("total", ex.timings.total_us);
     us.end();
-}
-
-/// A line of free text as a JSON string, for logs beside this one.
-pub fn quote(text: &str, cap: usize) -> String {
-    let mut out = Vec::with_capacity(text.len() + 2);
-    json::string(&mut out, text.as_bytes(), cap);
-    String::from_utf8(out).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Log files on disk: opened private, rotated by renaming `FILE` to `FILE.1`, `FILE.1` to `FILE.2` and so on.
 //! Used only by the log threads.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 pub use crate::config::observe::LogPlace;
@@ -16,6 +16,15 @@ pub fn open_private(path: &Path) -> io::Result<File> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
         .open(path)
+}
+
+/// Makes the folder of `path`, mode 0700, if it is missing. For the privileged parent, which then gives it to the
+/// worker's user: logs are opened and rotated by the worker.
+pub fn ensure_folder(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) => DirBuilder::new().recursive(true).mode(0o700).create(folder),
+        None => Ok(()),
+    }
 }
 
 /// `FILE` with `suffix` behind its whole name.
@@ -150,6 +159,11 @@ mod tests {
     fn is_private_and_refuses_links() {
         let dir = tempfile::tempdir().unwrap();
         let p = place(dir.path(), 1);
+        let deep = dir.path().join("log/gateway/a.log");
+        ensure_folder(&deep).unwrap();
+        ensure_folder(&deep).unwrap();
+        let folder = fs::metadata(deep.parent().unwrap()).unwrap();
+        assert_eq!(folder.permissions().mode() & 0o777, 0o700);
         LogFile::open(p.clone()).unwrap();
         let mode = fs::metadata(&p.path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

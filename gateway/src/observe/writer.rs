@@ -5,7 +5,7 @@ use super::file::{LogFile, LogPlace};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -150,9 +150,8 @@ impl CoreLog {
                 self.shared
                     .dropped_lines
                     .fetch_add(self.lines, Ordering::Relaxed);
-                use std::sync::mpsc::TrySendError::{Disconnected, Full};
-                if let Full(Message::Batch { lines, .. })
-                | Disconnected(Message::Batch { lines, .. }) = refused
+                if let TrySendError::Full(Message::Batch { lines, .. })
+                | TrySendError::Disconnected(Message::Batch { lines, .. }) = refused
                 {
                     self.batch = lines;
                     self.batch.clear();

@@ -145,12 +145,13 @@ impl Entry {
         same_methods && self.headers == spec.headers
     }
 
-    fn takes_method(&self, method: &str) -> bool {
-        self.methods.is_empty()
-            || self
-                .methods
-                .iter()
-                .any(|m| &**m == method || (method == "HEAD" && &**m == "GET"))
+    fn lists(&self, method: &str) -> bool {
+        self.methods.is_empty() || self.methods.iter().any(|m| &**m == method)
+    }
+
+    /// GET includes HEAD where nothing lists HEAD itself.
+    fn implies(&self, method: &str) -> bool {
+        method == "HEAD" && !self.lists("HEAD") && self.lists("GET")
     }
 }
 
@@ -236,7 +237,9 @@ fn choose<'a>(
     head: &RequestHead<'_>,
 ) -> Result<Match<'a>, NoRoute> {
     let mut method_known = false;
-    for entry in leaf.iter().filter(|e| e.takes_method(head.method)) {
+    let listed = leaf.iter().filter(|e| e.lists(head.method));
+    let implied = leaf.iter().filter(|e| e.implies(head.method));
+    for entry in listed.chain(implied) {
         method_known = true;
         if entry.headers.iter().all(|rule| rule.matches(head.headers)) {
             let names = entry.names.iter().map(|n| &**n);
@@ -290,3 +293,7 @@ impl Hasher for Fnv {
         (self.0 ^ self.0 >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 }
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

@@ -3,7 +3,7 @@
 use super::event::AuditEvent;
 use super::key::AuditKey;
 use super::seal::{Head, Link, parse_head, write_head, write_record};
-use super::verify::{VerifyFailure, verify};
+use super::verify::verify;
 use crate::clock::Now;
 use crate::observe::file::{beside, is_at, open_private, replace, shift};
 use crate::observe::json::Object;
@@ -11,6 +11,7 @@ use crate::observe::stamp::Stamp;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// Where the audit log goes: its head stands beside as `FILE.head`.
 pub use crate::observe::file::LogPlace as AuditPlace;
@@ -21,14 +22,35 @@ pub(super) struct Chain {
     file: File,
     size: u64,
     last: Option<Link>,
+    /// The file begins with this, and it is not written yet.
+    opening: Option<Opening>,
     stamp: Stamp,
     buffer: Vec<u8>,
+}
+
+/// How a file begins.
+enum Opening {
+    /// The first file of all.
+    Start,
+    /// The file before was sealed as rotated.
+    Continued,
+    /// The file before was found changed.
+    Broken { reason: String, moved_to: String },
+}
+
+impl Opening {
+    fn broken(reason: &str) -> Opening {
+        Opening::Broken {
+            reason: reason.to_owned(),
+            moved_to: String::new(),
+        }
+    }
 }
 
 impl Chain {
     /// Continues what is at `place`.
     pub(super) fn open(place: AuditPlace, key: AuditKey, now: Now) -> io::Result<Chain> {
-        let found = find(&place, &key, now)?;
+        let (last, opening) = find(&place, &key, now)?;
         let file = open_private(&place.path)?;
         let size = file.metadata()?.len();
         let mut chain = Chain {
@@ -36,24 +58,12 @@ impl Chain {
             key,
             file,
             size,
-            last: found.last(),
+            last,
+            opening,
             stamp: Stamp::default(),
             buffer: Vec::new(),
         };
-        match found {
-            Found::Whole(_) => {}
-            Found::Nothing => chain.write_opener("chain-start", now, |_| {})?,
-            Found::HandedOver(_) => chain.write_opener("continued", now, |_| {})?,
-            Found::Broken {
-                reason, moved_to, ..
-            } => {
-                tracing::error!(%reason, %moved_to, "audit.chain_broken: the audit log was changed or cut while the gateway was down");
-                chain.write_opener("chain-broken", now, |record| {
-                    record.text("reason", &reason, 512);
-                    record.text("moved_to", &moved_to, 512);
-                })?;
-            }
-        }
+        chain.settle(now)?;
         Ok(chain)
     }
 
@@ -64,7 +74,7 @@ impl Chain {
         };
         let last_time = *last_time;
         // Two stats per batch: a file taken away is noticed at once, not at the next signal.
-        self.reopen(last_time)?;
+        self.settle(last_time)?;
         let before = self.last;
         self.buffer.clear();
         for (now, event) in batch {
@@ -73,66 +83,98 @@ impl Chain {
         self.add("checkpoint", last_time, |_| {}, true);
         self.commit(before, false)?;
         if self.size > self.place.bytes_max {
-            self.rotate(last_time, true)?;
+            let handed_over = self
+                .seal_file(last_time)
+                .and_then(|()| self.begin_file(last_time));
+            // The batch is safe. The next one finishes the hand-over, or fails by it.
+            if let Err(e) = handed_over {
+                tracing::error!(error = %e, "audit.rotate");
+            }
         }
         Ok(())
     }
 
-    /// If somebody moved the file away: seals it and goes on in a new one at the old place.
-    pub(super) fn reopen(&mut self, now: Now) -> io::Result<()> {
-        if is_at(&self.file, &self.place.path) {
-            return Ok(());
+    /// Brings the file to where a record may follow: finishes a hand-over that failed midway, and notices a file that
+    /// was moved (sealed, and continued in a new one) or deleted (a break).
+    pub(super) fn settle(&mut self, now: Now) -> io::Result<()> {
+        if self.opening.is_none() && !is_at(&self.file, &self.place.path) {
+            if self.file.metadata()?.nlink() > 0 {
+                self.seal_file(now)?;
+            } else {
+                self.opening = Some(Opening::broken("the log was deleted while in use"));
+            }
         }
-        if self.file.metadata()?.nlink() > 0 {
-            return self.rotate(now, false);
+        if self.opening.is_some() {
+            self.begin_file(now)?;
         }
-        tracing::error!("audit.chain_broken: the audit log was deleted while in use");
-        self.file = open_private(&self.place.path)?;
-        self.size = self.file.metadata()?.len();
-        self.write_opener("chain-broken", now, |record| {
-            record.text("reason", "the log was deleted while in use", 512);
-        })
+        Ok(())
     }
 
     pub(super) fn stop(&mut self, now: Now) -> io::Result<()> {
+        self.settle(now)?;
         let before = self.last;
         self.buffer.clear();
         self.add("stopped", now, |_| {}, true);
         self.commit(before, false)
     }
 
-    fn rotate(&mut self, now: Now, shift_files: bool) -> io::Result<()> {
+    /// Closes the present file. The head says "rotated" before the file moves: a crash in between is told from a
+    /// deleted file.
+    fn seal_file(&mut self, now: Now) -> io::Result<()> {
         let before = self.last;
         self.buffer.clear();
-        let next = self.file_name();
+        let next = self.place.path.file_name().unwrap_or_default();
+        let next = next.to_string_lossy().into_owned();
         self.add(
             "rotated",
             now,
             |record| record.text("next", &next, 512),
             true,
         );
-        // The head says "rotated" before the file moves: a crash in between is told from a deleted file.
-        self.commit(before, true)?;
-        if shift_files {
-            shift(&self.place.path, self.place.keep)?;
+        let result = self.commit(before, true);
+        if self.last != before {
+            self.opening = Some(Opening::Continued);
         }
-        self.file = open_private(&self.place.path)?;
-        self.size = self.file.metadata()?.len();
-        self.write_opener("continued", now, |_| {})
+        result
     }
 
-    /// The first record of a file, and a checkpoint that signs it.
-    fn write_opener(
-        &mut self,
-        event: &str,
-        now: Now,
-        members: impl FnOnce(&mut Object<'_>),
-    ) -> io::Result<()> {
+    /// Begins the next file at the log's place, by the record that `opening` asks for and a checkpoint that signs it.
+    /// May be called again after a failure at any point of it.
+    fn begin_file(&mut self, now: Now) -> io::Result<()> {
+        if self.size > 0 && is_at(&self.file, &self.place.path) {
+            shift(&self.place.path, self.place.keep)?;
+        }
+        if !is_at(&self.file, &self.place.path) {
+            if fs::symlink_metadata(&self.place.path).is_ok_and(|m| m.len() > 0 || !m.is_file()) {
+                let moved_to = move_aside(&self.place.path, now)?;
+                let reason = "another file stood at the log's place".to_owned();
+                self.opening = Some(Opening::Broken { reason, moved_to });
+            }
+            self.file = open_private(&self.place.path)?;
+            self.size = self.file.metadata()?.len();
+        }
         let before = self.last;
         self.buffer.clear();
-        self.add(event, now, members, false);
+        let opening = self.opening.take();
+        match &opening {
+            None => return Ok(()),
+            Some(Opening::Start) => self.add("chain-start", now, |_| {}, false),
+            Some(Opening::Continued) => self.add("continued", now, |_| {}, false),
+            Some(Opening::Broken { reason, moved_to }) => {
+                tracing::error!(%reason, %moved_to, "audit.chain_broken");
+                let members = |record: &mut Object<'_>| {
+                    record.text("reason", reason, 512);
+                    record.text("moved_to", moved_to, 512);
+                };
+                self.add("chain-broken", now, members, false);
+            }
+        }
         self.add("checkpoint", now, |_| {}, true);
-        self.commit(before, false)
+        let result = self.commit(before, false);
+        if self.last == before {
+            self.opening = opening;
+        }
+        result
     }
 
     fn add(&mut self, event: &str, now: Now, members: impl FnOnce(&mut Object<'_>), signed: bool) {
@@ -169,75 +211,58 @@ impl Chain {
             &write_head(Head { link, rotated }, &self.key),
         )
     }
-
-    fn file_name(&self) -> String {
-        let name = self.place.path.file_name().unwrap_or_default();
-        name.to_string_lossy().into_owned()
-    }
 }
 
-/// What stands at the log's place on start.
-enum Found {
-    Nothing,
-    Whole(Link),
-    /// The last file was sealed as rotated, and the crash came before the next one began.
-    HandedOver(Link),
-    Broken {
-        last: Option<Link>,
-        reason: String,
-        moved_to: String,
-    },
-}
-
-impl Found {
-    fn last(&self) -> Option<Link> {
-        match self {
-            Found::Nothing => None,
-            Found::Whole(link) | Found::HandedOver(link) => Some(*link),
-            Found::Broken { last, .. } => *last,
-        }
-    }
-}
-
-fn find(place: &AuditPlace, key: &AuditKey, now: Now) -> io::Result<Found> {
-    let head_path = beside(&place.path, ".head");
-    let head = match fs::read(&head_path) {
+/// What stands at the log's place on start: the record to follow, and how to begin if a new file is due.
+fn find(
+    place: &AuditPlace,
+    key: &AuditKey,
+    now: Now,
+) -> io::Result<(Option<Link>, Option<Opening>)> {
+    let head = match fs::read(beside(&place.path, ".head")) {
         Ok(bytes) => Some(parse_head(&bytes, &key.public())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => return Err(e),
     };
     let size = match fs::symlink_metadata(&place.path) {
-        Ok(meta) => Some(meta.len()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Ok(meta) => meta.len(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
         Err(e) => return Err(e),
     };
     let sealed = head.as_ref().and_then(|h| h.as_ref().ok()).copied();
-    let reason = match (size, head) {
-        (None | Some(0), None) => return Ok(Found::Nothing),
-        (None | Some(0), Some(Ok(head))) if head.rotated => {
-            return Ok(Found::HandedOver(head.link));
+    let reason = match head {
+        None if size == 0 => return Ok((None, Some(Opening::Start))),
+        // The crash came after the last file was sealed and before the next one began.
+        Some(Ok(head)) if size == 0 && head.rotated => {
+            return Ok((Some(head.link), Some(Opening::Continued)));
         }
-        (None | Some(0), Some(_)) => "the log is gone, its head file is not".to_owned(),
-        (Some(_), _) => match verify(&place.path, &key.public()) {
-            // Sealed by a head, not by `rotated`: a live log. A rotated one here never got its successor.
-            Ok(summary) if summary.sealed_by_head && !summary.ends_rotated => {
-                return Ok(Found::Whole(summary.last));
-            }
+        Some(_) if size == 0 => "the log is gone, its head file is not".to_owned(),
+        _ => match verify(&place.path, &key.public()) {
             Ok(summary) if summary.sealed_by_head => {
-                shift(&place.path, place.keep)?;
-                return Ok(Found::HandedOver(summary.last));
+                let opening = summary.ends_rotated.then_some(Opening::Continued);
+                return Ok((Some(summary.last), opening));
             }
             Ok(_) => "the head file is gone".to_owned(),
-            Err(VerifyFailure { line, reason }) => format!("line {line}: {reason}"),
+            Err(failure) => failure.to_string(),
         },
     };
-    let moved_to = beside(&place.path, &format!(".broken-{}", now.wall_secs()));
-    if size.is_some() {
-        fs::rename(&place.path, &moved_to)?;
-    }
-    Ok(Found::Broken {
-        last: sealed.map(|h| h.link),
-        reason,
-        moved_to: moved_to.to_string_lossy().into_owned(),
-    })
+    let moved_to = if size > 0 {
+        move_aside(&place.path, now)?
+    } else {
+        String::new()
+    };
+    Ok((
+        sealed.map(|h| h.link),
+        Some(Opening::Broken { reason, moved_to }),
+    ))
+}
+
+/// Renames what stands at the log's place and gives its new name. It is evidence, so it is never removed.
+fn move_aside(path: &Path, now: Now) -> io::Result<String> {
+    let free = (0..1000)
+        .map(|n| beside(path, &format!(".broken-{}.{n}", now.wall_secs())))
+        .find(|aside| !aside.exists())
+        .ok_or_else(|| io::Error::other("too many broken logs stand beside this one"))?;
+    fs::rename(path, &free)?;
+    Ok(free.to_string_lossy().into_owned())
 }

@@ -93,6 +93,14 @@ impl AuditEvent {
         }
     }
 
+    /// Whether clients can cause it in any number.
+    pub(super) fn is_bulk(&self) -> bool {
+        matches!(
+            self,
+            AuditEvent::Refusal { .. } | AuditEvent::KernelDrop { .. }
+        )
+    }
+
     /// Writes the event's own members.
     pub(super) fn write(&self, record: &mut Object<'_>) {
         let text = |record: &mut Object<'_>, key: &str, value: &str| {

@@ -26,6 +26,9 @@ use std::time::{Duration, Instant};
 
 /// Events that may wait for the disk.
 const QUEUE_EVENTS: usize = 8192;
+/// Of those, at most so many of the kinds that a client can cause at will: a flood of refusals must not crowd out the
+/// record of what an administrator did meanwhile.
+const QUEUE_BULK: u64 = QUEUE_EVENTS as u64 * 3 / 4;
 /// Events under one signature.
 const BATCH_EVENTS: usize = 4096;
 /// How long a batch gathers: a flood costs some 20 signatures a second, however large it is.
@@ -44,8 +47,17 @@ struct Shared {
     /// Of those, not yet recorded in the log itself.
     dropped_unrecorded: AtomicU64,
     records: AtomicU64,
+    /// Events of the kinds bounded by [`QUEUE_BULK`] that are queued now.
+    bulk: AtomicU64,
     reopen: AtomicBool,
     stop: AtomicBool,
+}
+
+impl Shared {
+    fn drop_events(&self, count: u64) {
+        self.dropped.fetch_add(count, Ordering::Relaxed);
+        self.dropped_unrecorded.fetch_add(count, Ordering::Relaxed);
+    }
 }
 
 /// Where events go in. Any thread may hold one; never blocks.
@@ -62,11 +74,16 @@ impl AuditSink {
 
     /// For callers that have read the clock already.
     pub fn emit_at(&self, now: Now, event: AuditEvent) {
+        let bulk = event.is_bulk();
+        if bulk && self.shared.bulk.fetch_add(1, Ordering::Relaxed) >= QUEUE_BULK {
+            self.shared.bulk.fetch_sub(1, Ordering::Relaxed);
+            return self.shared.drop_events(1);
+        }
         if self.queue.try_send(Message::Event(now, event)).is_err() {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-            self.shared
-                .dropped_unrecorded
-                .fetch_add(1, Ordering::Relaxed);
+            if bulk {
+                self.shared.bulk.fetch_sub(1, Ordering::Relaxed);
+            }
+            self.shared.drop_events(1);
         }
     }
 
@@ -155,7 +172,7 @@ impl Recorder {
         loop {
             match events.recv_timeout(IDLE_WAKE) {
                 Ok(Message::Event(now, event)) => {
-                    batch.push((now, event));
+                    self.take(now, event, &mut batch);
                     self.gather(events, &mut batch);
                 }
                 Ok(Message::Wake) | Err(RecvTimeoutError::Timeout) => {}
@@ -163,7 +180,7 @@ impl Recorder {
             }
             self.record(&mut batch);
             if self.shared.reopen.swap(false, Ordering::AcqRel) {
-                let result = self.chain.reopen(Now::read());
+                let result = self.chain.settle(Now::read());
                 self.note(result, 0);
             }
             if self.shared.stop.load(Ordering::Acquire) {
@@ -172,12 +189,19 @@ impl Recorder {
         }
         while let Ok(message) = events.try_recv() {
             if let Message::Event(now, event) = message {
-                batch.push((now, event));
+                self.take(now, event, &mut batch);
             }
         }
         self.record(&mut batch);
         let result = self.chain.stop(Now::read());
         self.note(result, 0);
+    }
+
+    fn take(&self, now: Now, event: AuditEvent, batch: &mut Vec<(Now, AuditEvent)>) {
+        if event.is_bulk() {
+            self.shared.bulk.fetch_sub(1, Ordering::Relaxed);
+        }
+        batch.push((now, event));
     }
 
     /// Fills the batch for a moment, so that a flood shares one signature.
@@ -186,7 +210,7 @@ impl Recorder {
         while batch.len() < BATCH_EVENTS && !self.shared.stop.load(Ordering::Acquire) {
             let left = end.saturating_duration_since(Instant::now());
             match events.recv_timeout(left) {
-                Ok(Message::Event(now, event)) => batch.push((now, event)),
+                Ok(Message::Event(now, event)) => self.take(now, event, batch),
                 Ok(Message::Wake) | Err(_) => return,
             }
         }
@@ -212,10 +236,7 @@ impl Recorder {
                 self.failing = false;
             }
             Err(e) => {
-                self.shared.dropped.fetch_add(records, Ordering::Relaxed);
-                self.shared
-                    .dropped_unrecorded
-                    .fetch_add(records, Ordering::Relaxed);
+                self.shared.drop_events(records);
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::error!(error = %e, "audit.write: audit records are being lost");
                 }

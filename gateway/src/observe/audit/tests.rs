@@ -129,7 +129,7 @@ fn an_edit_with_the_hash_made_to_fit_is_found() {
         let mut forged = lines.clone();
         // Rewrites the chain from here on, as somebody without the key can.
         let mut last = (at > 0).then(|| {
-            seal::parse_record(forged[at - 1].trim_ascii_end(), &bench.public())
+            seal::parse_record(forged[at - 1].trim_ascii_end(), None)
                 .unwrap()
                 .link
         });
@@ -193,7 +193,7 @@ fn every_forged_record_is_found() {
     let (bench, lines) = written();
     for at in 0..=lines.len() {
         let last = (at > 0).then(|| {
-            seal::parse_record(lines[at - 1].trim_ascii_end(), &bench.public())
+            seal::parse_record(lines[at - 1].trim_ascii_end(), None)
                 .unwrap()
                 .link
         });
@@ -280,7 +280,7 @@ fn a_changed_log_is_moved_aside_and_the_break_recorded() {
             first.contains("\"event\":\"chain-broken\""),
             "{what}: {first}"
         );
-        let aside = bench.dir.path().join("audit.jsonl.broken-1700000000");
+        let aside = bench.dir.path().join("audit.jsonl.broken-1700000000.0");
         assert_eq!(aside.exists(), what != "gone", "{what}");
     }
 }
@@ -344,7 +344,7 @@ fn a_crash_inside_a_rotation_is_survived() {
         .rsplit(|b| *b == b'\n')
         .next()
         .unwrap();
-    let link = seal::parse_record(last, &bench.public()).unwrap().link;
+    let link = seal::parse_record(last, None).unwrap().link;
     let head = seal::write_head(
         seal::Head {
             link,
@@ -441,4 +441,64 @@ fn the_key_is_private_and_made_once() {
     assert_eq!(PublicKey::load(&public_file).unwrap(), bench.public());
     fs::write(&bench.key_file, "not a key").unwrap();
     assert!(ensure_key(&bench.key_file).is_err());
+}
+
+#[test]
+fn a_hand_over_that_fails_midway_is_finished_later() {
+    let bench = Bench {
+        bytes_max: 2000,
+        ..Bench::new()
+    };
+    let place = AuditPlace {
+        keep: 1,
+        ..bench.place()
+    };
+    let mut chain = Chain::open(place, bench.key(), Now::at(0, 1_700_000_000)).unwrap();
+    // A folder stands where the rotated log should go.
+    let blocked = beside(&bench.log(), ".1");
+    fs::create_dir(&blocked).unwrap();
+    let mut failed = 0;
+    for _ in 0..20 {
+        failed += usize::from(chain.record(&[removed("x")]).is_err());
+    }
+    assert!(failed > 0);
+    let stuck = verify(&bench.log(), &bench.public()).unwrap();
+    assert!(stuck.ends_rotated); // nothing was written behind the seal
+    fs::remove_dir(&blocked).unwrap();
+    chain.record(&[removed("y")]).unwrap();
+    assert_eq!(bench.check().unwrap().first_seq, stuck.last_seq + 1);
+    assert!(verify(&blocked, &bench.public()).unwrap().ends_rotated);
+}
+
+#[test]
+fn a_foreign_file_at_the_logs_place_is_moved_aside() {
+    let (bench, _) = written();
+    let mut chain = bench.open();
+    fs::rename(bench.log(), bench.dir.path().join("moved")).unwrap();
+    fs::write(bench.log(), "planted\n").unwrap();
+    chain.record(&[removed("x")]).unwrap();
+    assert!(bench.check().unwrap().begins_after_break);
+}
+
+#[test]
+fn refusals_leave_room_for_what_is_rare() {
+    let (queue, events) = sync_channel(QUEUE_EVENTS);
+    let sink = AuditSink {
+        queue,
+        shared: Arc::default(),
+    };
+    let refusal = AuditEvent::Refusal {
+        id: Default::default(),
+        client: [192, 0, 2, 1].into(),
+        route: None,
+        rule: "r".into(),
+        slug: "no-route",
+    };
+    for _ in 0..2 * QUEUE_EVENTS {
+        sink.emit(refusal.clone());
+    }
+    assert_eq!(sink.dropped(), 2 * QUEUE_EVENTS as u64 - QUEUE_BULK);
+    sink.emit(AuditEvent::ReloadOk { by: "admin".into() });
+    assert_eq!(sink.dropped(), 2 * QUEUE_EVENTS as u64 - QUEUE_BULK);
+    assert_eq!(events.try_iter().count() as u64, QUEUE_BULK + 1);
 }
