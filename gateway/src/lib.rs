@@ -18,19 +18,25 @@
 
 #![deny(unsafe_code)]
 
+pub mod admin;
 pub mod anomaly;
+pub mod boot;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod diagnose;
 pub mod http;
+pub mod kernel;
 pub mod limit;
 pub mod net;
 pub mod observe;
 pub mod outcome;
 pub mod pipeline;
 pub mod policy;
+pub mod privilege;
 pub mod route;
 pub mod tls;
 pub mod units;
 pub mod upstream;
+pub mod warden;

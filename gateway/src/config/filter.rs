@@ -173,7 +173,9 @@ impl RawFilter {
                 c.at(format!("[{i}]"), |c| {
                     let legal = !raw.name.is_empty()
                         && raw.name.len() <= INTERFACE_NAME_BYTES_MAX
-                        && !raw.name.contains(|ch: char| ch == '/' || ch.is_whitespace() || ch == '\0');
+                        && !raw
+                            .name
+                            .contains(|ch: char| ch == '/' || ch.is_whitespace() || ch == '\0');
                     if !legal {
                         c.error(
                             format!("{:?} is no interface name", raw.name),
@@ -213,11 +215,20 @@ impl RawFilter {
             .unwrap_or(u64::try_from(per_second).unwrap_or(u64::MAX).max(1));
         let Some(knobs) = RateKnobs::new(rate.count, per_ns, burst) else {
             let (key, hint) = if burst == 0 {
-                ("burst", "a burst of 1 is the packet itself; set it to at least 1, or limit = false")
+                (
+                    "burst",
+                    "a burst of 1 is the packet itself; set it to at least 1, or limit = false",
+                )
             } else if per_ns < rate.count {
-                ("rate", "a rate above one packet per nanosecond limits nothing; set limit = false")
+                (
+                    "rate",
+                    "a rate above one packet per nanosecond limits nothing; set limit = false",
+                )
             } else {
-                ("burst", "burst times interval must stay below 500 years; lower the burst")
+                (
+                    "burst",
+                    "burst times interval must stay below 500 years; lower the burst",
+                )
             };
             c.at(key, |c| c.error("this rate cannot be kept", hint));
             return RateKnobs::default();
@@ -356,7 +367,13 @@ mod tests {
         assert!(errors.is_empty());
         assert!(config.enabled);
         assert_eq!(config.interfaces[0].mode, Mode::Auto);
-        assert_eq!(config.rate, RateKnobs { interval_ns: 500_000, burst_ns: 1999 * 500_000 });
+        assert_eq!(
+            config.rate,
+            RateKnobs {
+                interval_ns: 500_000,
+                burst_ns: 1999 * 500_000
+            }
+        );
         assert_eq!(config.sources, 1 << 20);
     }
 
@@ -372,14 +389,26 @@ mod tests {
         for (text, path) in [
             ("enabled = true", "filter.enabled"),
             ("interfaces = [{ name = \"\" }]", "filter.interfaces[0]"),
-            ("interfaces = [{ name = \"sixteen-bytes-xx\" }]", "filter.interfaces[0]"),
-            ("interfaces = [{ name = \"a\" }, { name = \"a\" }]", "filter.interfaces[1]"),
+            (
+                "interfaces = [{ name = \"sixteen-bytes-xx\" }]",
+                "filter.interfaces[0]",
+            ),
+            (
+                "interfaces = [{ name = \"a\" }, { name = \"a\" }]",
+                "filter.interfaces[1]",
+            ),
             ("burst = 0", "filter.burst"),
             ("rate = \"2000/s\"\nburst = 19", "filter.burst"),
             ("rate = \"2000000000/s\"", "filter.rate"),
-            ("rate = \"1/d\"\nburst = 18446744073709551615", "filter.burst"),
+            (
+                "rate = \"1/d\"\nburst = 18446744073709551615",
+                "filter.burst",
+            ),
             ("block = [\"0.0.0.0/0\"]", "filter.block"),
-            ("list_entries = 1\nblock = [\"192.0.2.1\", \"192.0.2.2\"]", "filter.block"),
+            (
+                "list_entries = 1\nblock = [\"192.0.2.1\", \"192.0.2.2\"]",
+                "filter.block",
+            ),
             ("sources = 3", "filter.sources"),
             ("sample_every = 4294967295", "filter.sample_every"),
             ("list_entries = 0", "filter.list_entries"),
