@@ -117,7 +117,11 @@ impl Control {
         if self.shared.draining.swap(true, Relaxed) {
             return;
         }
-        tracing::info!(reason, open = self.shared.connections.load(Relaxed), "draining");
+        tracing::info!(
+            reason,
+            open = self.shared.connections.load(Relaxed),
+            "draining"
+        );
         self.audit.sink().emit(AuditEvent::Stopping {
             reason: reason.to_owned(),
         });

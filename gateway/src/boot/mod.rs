@@ -52,7 +52,11 @@ pub struct WorkerStart {
 
 /// Ports the kernel filter judges packets to: those of all listeners.
 pub fn protected_ports(snapshot: &Snapshot) -> Vec<u16> {
-    snapshot.listeners.iter().map(|l| l.address.port()).collect()
+    snapshot
+        .listeners
+        .iter()
+        .map(|l| l.address.port())
+        .collect()
 }
 
 /// Works until drained. The result is the exit code.
@@ -75,8 +79,8 @@ pub fn worker(start: WorkerStart) -> anyhow::Result<u8> {
     let alerts = AlertSender::start(&snapshot.alerts.webhooks, &instance(), Retry::default())
         .context("alerts")?;
     let (orders, ordered) = mpsc::channel(BAN_ORDERS_MAX);
-    let shared = Arc::new(shared(snapshot, orders, &audit));
-    let cores = start_cores(&shared, start.sockets.listeners, access.as_ref())?;
+    let shared = Arc::new(shared(snapshot, orders));
+    let cores = start_cores(&shared, start.sockets.listeners, access.as_ref(), &audit)?;
     audit.sink().emit(AuditEvent::Started {
         version: env!("CARGO_PKG_VERSION"),
         config: start.config.clone(),
@@ -118,7 +122,7 @@ fn start_audit(snapshot: &Snapshot, key: &[u8]) -> anyhow::Result<AuditLog> {
     AuditLog::start(place, key).context(context)
 }
 
-fn shared(snapshot: Snapshot, ban_orders: mpsc::Sender<BanOrder>, audit: &AuditLog) -> Shared {
+fn shared(snapshot: Snapshot, ban_orders: mpsc::Sender<BanOrder>) -> Shared {
     let trusted = snapshot.strikes.trusted.clone();
     Shared {
         limits: LimitTable::new(snapshot.server.limiter_keys_max),
@@ -129,7 +133,6 @@ fn shared(snapshot: Snapshot, ban_orders: mpsc::Sender<BanOrder>, audit: &AuditL
         draining: AtomicBool::new(false),
         connections: AtomicUsize::new(0),
         metrics: Metrics::new(),
-        audit: audit.sink(),
     }
 }
 
@@ -138,6 +141,7 @@ fn start_cores(
     shared: &Arc<Shared>,
     listeners: Vec<Vec<TcpListener>>,
     access: Option<&LogWriter>,
+    audit: &AuditLog,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let count = listeners.first().map_or(0, Vec::len);
     let cpus = allowed_cpus();
@@ -157,12 +161,14 @@ fn start_cores(
             shared: shared.clone(),
             recorder: CoreRecorder::new(
                 access.map(LogWriter::core),
-                Some(shared.audit.clone()),
+                Some(audit.sink()),
                 shared.metrics.core(),
             ),
         })
     });
-    starts.collect::<Result<_, _>>().context("cannot start a core")
+    starts
+        .collect::<Result<_, _>>()
+        .context("cannot start a core")
 }
 
 /// The processors this process may run on: a container may have been given only some.

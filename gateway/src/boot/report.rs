@@ -33,13 +33,16 @@ impl Control {
             listeners: listeners.collect(),
             filter: self.attached(),
             kernel_drops: self.kernel_drops(),
-            log_records_lost: self.shared.audit.dropped()
-                + self.access.as_ref().map_or(0, |access| access.dropped_lines()),
+            log_records_lost: self.audit.sink().dropped()
+                + self
+                    .access
+                    .as_ref()
+                    .map_or(0, |access| access.dropped_lines()),
         }
     }
 
     pub fn metrics(&self) -> String {
-        let mut extra = vec![Sample::log_drops("audit", self.shared.audit.dropped())];
+        let mut extra = vec![Sample::log_drops("audit", self.audit.sink().dropped())];
         if let Some(access) = &self.access {
             extra.push(Sample::log_drops("access", access.dropped_lines()));
         }

@@ -22,8 +22,8 @@ pub(super) enum Command {
 pub(super) fn run(command: &Command) -> anyhow::Result<u8> {
     let Command::Verify { file, public_key } = command;
     let key_path = public_key.clone().unwrap_or_else(|| beside(file, ".pub"));
-    let key = PublicKey::load(&key_path)
-        .with_context(|| format!("public key {}", key_path.display()))?;
+    let key =
+        PublicKey::load(&key_path).with_context(|| format!("public key {}", key_path.display()))?;
     match verify(file, &key) {
         Ok(summary) => {
             println!(
@@ -32,7 +32,11 @@ pub(super) fn run(command: &Command) -> anyhow::Result<u8> {
                 summary.records,
                 summary.first_seq,
                 summary.last_seq,
-                if summary.ends_rotated { ", continued in a newer file" } else { "" },
+                if summary.ends_rotated {
+                    ", continued in a newer file"
+                } else {
+                    ""
+                },
             );
             if summary.begins_after_break {
                 println!("note: it begins after an earlier log was found changed and moved aside");

@@ -76,7 +76,11 @@ pub(super) fn run(command: &Command, socket: &Path) -> anyhow::Result<u8> {
             if *json {
                 println!("{}", serde_json::to_string_pretty(&ban)?);
             } else {
-                println!("{} is banned for {}", ban.target, seconds(ban.remaining_secs));
+                println!(
+                    "{} is banned for {}",
+                    ban.target,
+                    seconds(ban.remaining_secs)
+                );
             }
         }
         Command::Remove { target, json } => {
@@ -98,7 +102,10 @@ fn table(bans: &[BanView]) -> String {
     if bans.is_empty() {
         return "no bans\n".to_owned();
     }
-    let mut out = format!("{:<40} {:>14}  {:<20} REASON\n", "TARGET", "REMAINING", "BY");
+    let mut out = format!(
+        "{:<40} {:>14}  {:<20} REASON\n",
+        "TARGET", "REMAINING", "BY"
+    );
     for ban in bans {
         let remaining = seconds(ban.remaining_secs);
         out.push_str(&format!(

@@ -27,7 +27,15 @@ fn table(status: &Status) -> String {
         ("up", seconds(status.uptime_secs)),
         ("worker", format!("pid {}, uid {}", status.pid, status.uid)),
         ("cores", status.cores.to_string()),
-        ("state", if status.draining { "draining" } else { "serving" }.to_owned()),
+        (
+            "state",
+            if status.draining {
+                "draining"
+            } else {
+                "serving"
+            }
+            .to_owned(),
+        ),
         ("connections", status.connections.to_string()),
         ("requests", status.requests.to_string()),
         ("bans", status.bans.to_string()),
@@ -36,13 +44,19 @@ fn table(status: &Status) -> String {
     ];
     for listener in &status.listeners {
         let scheme = if listener.tls { "https" } else { "http" };
-        rows.push(("listener", format!("{} {scheme}://{}", listener.name, listener.address)));
+        rows.push((
+            "listener",
+            format!("{} {scheme}://{}", listener.name, listener.address),
+        ));
     }
     if status.filter.is_empty() {
         rows.push(("kernel filter", "off".to_owned()));
     }
     for attached in &status.filter {
-        rows.push(("kernel filter", format!("{} on {}", attached.mode, attached.interface)));
+        rows.push((
+            "kernel filter",
+            format!("{} on {}", attached.mode, attached.interface),
+        ));
     }
     rows.push(("kernel drops", status.kernel_drops.to_string()));
     rows.push(("log records lost", status.log_records_lost.to_string()));

@@ -101,7 +101,10 @@ fn step(step: &'static str) -> impl Fn(nix::Error) -> PrivilegeError {
 }
 
 #[cfg(test)]
-#[allow(unsafe_code, reason = "the drop is for good, so the test needs a process of its own")]
+#[allow(
+    unsafe_code,
+    reason = "the drop is for good, so the test needs a process of its own"
+)]
 mod tests {
     use super::*;
     use nix::sys::wait::{WaitStatus, waitpid};

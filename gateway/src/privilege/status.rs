@@ -124,7 +124,11 @@ mod tests {
             ("Uid:\t7\t7\t7\t7", "Uid:\t7\t7\t0\t7", "uids"),
             ("Gid:\t8\t8\t8\t8", "Gid:\t0\t8\t8\t8", "gids"),
             ("Groups:\t ", "Groups:\t4 27 ", "groups [4, 27]"),
-            ("CapEff:\t0000000000000000", "CapEff:\t0000000000000400", "effective capabilities 400"),
+            (
+                "CapEff:\t0000000000000000",
+                "CapEff:\t0000000000000400",
+                "effective capabilities 400",
+            ),
             ("CapBnd:\t0000000000000000", "CapBnd:\t1", "bounding"),
             ("CapAmb:\t0000000000000000", "CapAmb:\tzz", "ambient"),
             ("NoNewPrivs:\t1", "NoNewPrivs:\t0", "no_new_privs"),

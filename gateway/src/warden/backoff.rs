@@ -36,9 +36,12 @@ mod tests {
     #[test]
     fn waits_double_up_to_a_limit_and_then_end() {
         let mut backoff = Backoff::default();
-        let waits: Vec<u64> =
-            std::iter::from_fn(|| backoff.died(Duration::from_secs(1)).map(|w| w.as_millis() as u64))
-                .collect();
+        let waits: Vec<u64> = std::iter::from_fn(|| {
+            backoff
+                .died(Duration::from_secs(1))
+                .map(|w| w.as_millis() as u64)
+        })
+        .collect();
         assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 10_000]);
     }
 

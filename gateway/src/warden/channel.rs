@@ -45,7 +45,10 @@ pub enum ToWarden {
     /// An operator asks for a reload.
     Reload { ticket: u64 },
     /// The bundle is published, or (against expectation: the warden has compiled it) refused.
-    Published { ticket: u64, errors: Vec<Diagnostic> },
+    Published {
+        ticket: u64,
+        errors: Vec<Diagnostic>,
+    },
 }
 
 /// Why the other side cannot be understood.
@@ -228,7 +231,10 @@ mod tests {
             text: "[server]\n".into(),
             files: Files::default(),
         };
-        bundle.files.0.insert("a/key.pem".into(), b"secret"[..].into());
+        bundle
+            .files
+            .0
+            .insert("a/key.pem".into(), b"secret"[..].into());
         bundle.files.0.insert("empty".into(), b""[..].into());
         bundle
     }
@@ -262,7 +268,11 @@ mod tests {
                 }
             }
             assert_eq!(format!("{got:?}").len(), format!("{sent:?}").len());
-            let ToWorker::Publish { ticket: 7, bundle: b } = &got[0] else {
+            let ToWorker::Publish {
+                ticket: 7,
+                bundle: b,
+            } = &got[0]
+            else {
                 panic!("{got:?}");
             };
             assert_eq!(b.text, bundle().text);

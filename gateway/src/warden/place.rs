@@ -23,15 +23,7 @@ pub fn prepare_file(path: &Path, account: Option<&Account>) -> io::Result<bool> 
     Ok(rotates)
 }
 
-/// A file that must stay private and that the worker reads: an existing one is only given away.
-pub fn give_file(path: &Path, account: Option<&Account>) -> io::Result<()> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path)?;
-    give(&file, account)
-}
-
+/// Creates the folder, and those above it, where missing. Whether it is the worker's.
 pub fn prepare_folder(folder: &Path, account: Option<&Account>) -> io::Result<bool> {
     if !folder.exists() {
         DirBuilder::new()
@@ -105,7 +97,10 @@ mod tests {
         let owned = dir.path().join("gateway/access.jsonl");
         assert!(prepare_file(&owned, Some(&account)).unwrap());
         assert_eq!(std::fs::metadata(&owned).unwrap().uid(), 65534);
-        assert_eq!(std::fs::metadata(owned.parent().unwrap()).unwrap().uid(), 65534);
+        assert_eq!(
+            std::fs::metadata(owned.parent().unwrap()).unwrap().uid(),
+            65534
+        );
 
         let shared = dir.path().join("access.jsonl");
         assert!(!prepare_file(&shared, Some(&account)).unwrap());

@@ -4,7 +4,7 @@
     reason = "std can start programs but not fork, and the worker needs the filter's and sockets' descriptors as they are"
 )]
 
-use super::channel::{Frames, FrameError, TO_WARDEN_BYTES_MAX, ToWarden, ToWorker};
+use super::channel::{FrameError, Frames, TO_WARDEN_BYTES_MAX, ToWarden, ToWorker};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::unistd::{ForkResult, Pid, fork, getpid};
 use std::io::{self, Read, Write};

@@ -82,7 +82,9 @@ impl Warden {
         let account = if Uid::effective().is_root() {
             Some(Account::find(&snapshot.server.user).context("server.user")?)
         } else {
-            tracing::warn!("not root: the worker keeps this user; the kernel filter needs root and stays off");
+            tracing::warn!(
+                "not root: the worker keeps this user; the kernel filter needs root and stays off"
+            );
             None
         };
         raise_open_files()?;
@@ -347,7 +349,11 @@ impl Warden {
         }
         match self.backoff.died(lived) {
             Some(wait) => {
-                tracing::error!(?status, ?wait, "the worker ended unexpectedly and is replaced");
+                tracing::error!(
+                    ?status,
+                    ?wait,
+                    "the worker ended unexpectedly and is replaced"
+                );
                 self.restart_at = Some(Instant::now() + wait);
             }
             None => {
