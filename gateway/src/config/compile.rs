@@ -19,7 +19,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 const SECTIONS: &[&str] = &[
-    "server", "admin", "listeners", "upstreams", "policies", "routes", "strikes", "filter", "access_log", "audit_log", "alerts",
+    "server",
+    "admin",
+    "listeners",
+    "upstreams",
+    "policies",
+    "routes",
+    "strikes",
+    "filter",
+    "access_log",
+    "audit_log",
+    "alerts",
 ];
 
 /// A config that works, and what its author should know about it.
@@ -30,16 +40,28 @@ pub struct Compiled {
 
 impl std::fmt::Debug for Compiled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Compiled({} routes, {} warnings)", self.snapshot.routes.len(), self.warnings.len())
+        write!(
+            f,
+            "Compiled({} routes, {} warnings)",
+            self.snapshot.routes.len(),
+            self.warnings.len()
+        )
     }
 }
 
 /// Compiles the text and the files it names, or says everything that is wrong.
-pub fn compile(text: &str, files: &dyn FileSource, ids: &mut Ids) -> Result<Compiled, Vec<Diagnostic>> {
+pub fn compile(
+    text: &str,
+    files: &dyn FileSource,
+    ids: &mut Ids,
+) -> Result<Compiled, Vec<Diagnostic>> {
     let mut c = Compiler::new(files);
     let snapshot = snapshot(text, ids, &mut c);
     match snapshot {
-        Some(snapshot) if c.errors.is_empty() => Ok(Compiled { snapshot, warnings: c.warnings }),
+        Some(snapshot) if c.errors.is_empty() => Ok(Compiled {
+            snapshot,
+            warnings: c.warnings,
+        }),
         _ => Err(c.errors),
     }
 }
@@ -56,44 +78,81 @@ fn snapshot(text: &str, ids: &mut Ids, c: &mut Compiler<'_>) -> Option<Snapshot>
     let (table, routes) = routes(raw_routes, &upstreams, &policies, ids, c);
     let strikes = sections.one::<RawStrikes>("strikes", c);
     let strikes = c.at("strikes", |c| strikes.compile(c));
-    let filter = sections.maybe::<RawFilter>("filter", c).map(|raw| c.at("filter", |c| raw.compile(c)));
+    let filter = sections
+        .maybe::<RawFilter>("filter", c)
+        .map(|raw| c.at("filter", |c| raw.compile(c)));
     let access_log = sections.one::<RawAccessLog>("access_log", c).compile(c);
     let audit_log = sections.one::<RawAuditLog>("audit_log", c).compile(c);
     let alerts = sections.one::<RawAlerts>("alerts", c).compile(c);
     sections.refuse_rest(SECTIONS, c);
-    Some(Snapshot { server, admin, listeners, table: table?, routes, strikes: strikes?, filter, access_log, audit_log, alerts })
+    Some(Snapshot {
+        server,
+        admin,
+        listeners,
+        table: table?,
+        routes,
+        strikes: strikes?,
+        filter,
+        access_log,
+        audit_log,
+        alerts,
+    })
 }
 
 fn check_server(server: &raw::Server, admin: &raw::Admin, c: &mut Compiler<'_>) {
     c.at("server", |c| {
         if server.workers > 1024 {
-            c.at("workers", |c| c.error("more than 1024 threads", "0 starts one per core"));
+            c.at("workers", |c| {
+                c.error("more than 1024 threads", "0 starts one per core")
+            });
         }
         if server.connections_max == 0 {
-            c.at("connections_max", |c| c.error("no connection would be accepted", "leave it out for 100000"));
+            c.at("connections_max", |c| {
+                c.error("no connection would be accepted", "leave it out for 100000")
+            });
         }
         if server.limiter_keys_max < 1024 {
-            c.at("limiter_keys_max", |c| c.error("fewer than 1024 keys would make limits forget callers", "leave it out for 1048576"));
+            c.at("limiter_keys_max", |c| {
+                c.error(
+                    "fewer than 1024 keys would make limits forget callers",
+                    "leave it out for 1048576",
+                )
+            });
         }
     });
     if let Some(metrics) = &admin.metrics {
         if metrics.parse::<SocketAddr>().is_err() {
-            c.at("admin", |c| c.at("metrics", |c| c.error(format!("`{metrics}` is not ADDRESS:PORT"), "for example \"127.0.0.1:9901\"")));
+            c.at("admin", |c| {
+                c.at("metrics", |c| {
+                    c.error(
+                        format!("`{metrics}` is not ADDRESS:PORT"),
+                        "for example \"127.0.0.1:9901\"",
+                    )
+                })
+            });
         }
     }
 }
 
 fn listeners(raw: Vec<Option<raw::Listener>>, c: &mut Compiler<'_>) -> Vec<Arc<Listener>> {
     if raw.is_empty() {
-        c.error("no listener", "add one: [[listeners]] name = \"https\" address = \"0.0.0.0:8443\"");
+        c.error(
+            "no listener",
+            "add one: [[listeners]] name = \"https\" address = \"0.0.0.0:8443\"",
+        );
     }
     let mut made: Vec<Arc<Listener>> = Vec::new();
     for (i, raw) in raw.into_iter().enumerate() {
         let Some(raw) = raw else { continue };
         c.at(format!("listeners[{i}]"), |c| {
-            let twin = made.iter().find(|l| *l.name == *raw.name || l.address.to_string() == raw.address);
+            let twin = made
+                .iter()
+                .find(|l| *l.name == *raw.name || l.address.to_string() == raw.address);
             if let Some(twin) = twin {
-                c.error(format!("listener `{}` has the same name or address", twin.name), "every listener needs its own");
+                c.error(
+                    format!("listener `{}` has the same name or address", twin.name),
+                    "every listener needs its own",
+                );
             }
             if let Some(listener) = listener(raw, c) {
                 made.push(Arc::new(listener));
@@ -106,9 +165,17 @@ fn listeners(raw: Vec<Option<raw::Listener>>, c: &mut Compiler<'_>) -> Vec<Arc<L
 fn listener(raw: raw::Listener, c: &mut Compiler<'_>) -> Option<Listener> {
     let address = raw.address.parse::<SocketAddr>();
     if address.is_err() {
-        c.at("address", |c| c.error(format!("`{}` is not ADDRESS:PORT", raw.address), "for example \"0.0.0.0:8443\" or \"[::]:8443\""));
+        c.at("address", |c| {
+            c.error(
+                format!("`{}` is not ADDRESS:PORT", raw.address),
+                "for example \"0.0.0.0:8443\" or \"[::]:8443\"",
+            )
+        });
     }
-    let tls = raw.tls.as_ref().map(|tls| c.at("tls", |c| server_tls(tls, c)));
+    let tls = raw
+        .tls
+        .as_ref()
+        .map(|tls| c.at("tls", |c| server_tls(tls, c)));
     let limits = raw.limits;
     c.at("limits", |c| check_limits(&limits, c));
     let timeouts = c.at("timeouts", |c| timeouts(&raw.timeouts, c));
@@ -136,24 +203,52 @@ fn listener(raw: raw::Listener, c: &mut Compiler<'_>) -> Option<Listener> {
 fn check_limits(limits: &raw::HeadLimits, c: &mut Compiler<'_>) {
     let head = limits.head_bytes.0;
     if !(1024..=256 << 10).contains(&head) {
-        c.at("head_bytes", |c| c.error(format!("{head} bytes is outside 1KiB to 256KiB"), "16KiB suits most APIs"));
+        c.at("head_bytes", |c| {
+            c.error(
+                format!("{head} bytes is outside 1KiB to 256KiB"),
+                "16KiB suits most APIs",
+            )
+        });
     }
     if limits.target_bytes.0 == 0 || limits.target_bytes.0 > head {
-        c.at("target_bytes", |c| c.error("must be more than 0 and at most head_bytes", "8KiB suits most APIs"));
+        c.at("target_bytes", |c| {
+            c.error(
+                "must be more than 0 and at most head_bytes",
+                "8KiB suits most APIs",
+            )
+        });
     }
     if !(1..=128).contains(&limits.fields) {
-        c.at("fields", |c| c.error(format!("{} is outside 1 to 128", limits.fields), "100 suits most APIs"));
+        c.at("fields", |c| {
+            c.error(
+                format!("{} is outside 1 to 128", limits.fields),
+                "100 suits most APIs",
+            )
+        });
     }
     if limits.requests_per_connection == 0 {
-        c.at("requests_per_connection", |c| c.error("no request would be served", "leave it out for 100000"));
+        c.at("requests_per_connection", |c| {
+            c.error("no request would be served", "leave it out for 100000")
+        });
     }
 }
 
 fn timeouts(raw: &raw::Timeouts, c: &mut Compiler<'_>) -> Timeouts {
-    let all = [("handshake", raw.handshake), ("head", raw.head), ("body", raw.body), ("idle", raw.idle), ("send", raw.send)];
+    let all = [
+        ("handshake", raw.handshake),
+        ("head", raw.head),
+        ("body", raw.body),
+        ("idle", raw.idle),
+        ("send", raw.send),
+    ];
     for (name, span) in all {
         if span.0.is_zero() {
-            c.at(name, |c| c.error("a wait of nothing would end every connection", "leave it out for the default"));
+            c.at(name, |c| {
+                c.error(
+                    "a wait of nothing would end every connection",
+                    "leave it out for the default",
+                )
+            });
         }
     }
     Timeouts {
@@ -171,12 +266,19 @@ fn server_tls(raw: &raw::ListenerTls, c: &mut Compiler<'_>) -> Option<tls::Serve
         None | Some("1.2") => false,
         Some("1.3") => true,
         Some(other) => {
-            c.at("min_version", |c| c.error(format!("`{other}` is not offered"), "\"1.2\" or \"1.3\""));
+            c.at("min_version", |c| {
+                c.error(format!("`{other}` is not offered"), "\"1.2\" or \"1.3\"")
+            });
             false
         }
     };
     if raw.certificates.is_empty() {
-        c.at("certificates", |c| c.error("no certificate", "certificates = [{ cert = \"chain.pem\", key = \"key.pem\" }]"));
+        c.at("certificates", |c| {
+            c.error(
+                "no certificate",
+                "certificates = [{ cert = \"chain.pem\", key = \"key.pem\" }]",
+            )
+        });
         return None;
     }
     let mut identities = Vec::new();
@@ -184,17 +286,24 @@ fn server_tls(raw: &raw::ListenerTls, c: &mut Compiler<'_>) -> Option<tls::Serve
         c.at(format!("certificates[{i}]"), |c| {
             let chain = c.at("cert", |c| c.read(&certificate.cert));
             let key = c.at("key", |c| c.read(&certificate.key));
-            let (Some(chain), Some(key)) = (chain, key) else { return };
+            let (Some(chain), Some(key)) = (chain, key) else {
+                return;
+            };
             match tls::Identity::from_pem(&chain, &key) {
                 Ok(identity) => identities.push(identity),
-                Err(e) => c.error(e.to_string(), "cert: PEM chain, leaf first; key: the PEM private key of the leaf"),
+                Err(e) => c.error(
+                    e.to_string(),
+                    "cert: PEM chain, leaf first; key: the PEM private key of the leaf",
+                ),
             }
         });
     }
     if identities.len() < raw.certificates.len() {
         return None; // said above
     }
-    tls::ServerTls::new(identities, only_tls13).map_err(|e| c.error(e.to_string(), "")).ok()
+    tls::ServerTls::new(identities, only_tls13)
+        .map_err(|e| c.error(e.to_string(), ""))
+        .ok()
 }
 
 type Routes = (Option<RouteTable>, Vec<Arc<Route>>);
@@ -207,14 +316,22 @@ fn routes(
     c: &mut Compiler<'_>,
 ) -> Routes {
     if raw.is_empty() {
-        c.error("no route", "add one: [[routes]] name = \"all\" path = \"/*\" upstream = \"…\"");
+        c.error(
+            "no route",
+            "add one: [[routes]] name = \"all\" path = \"/*\" upstream = \"…\"",
+        );
     }
     let (mut specs, mut routes, mut names) = (Vec::new(), Vec::<Arc<Route>>::new(), HashMap::new());
     for (i, raw) in raw.into_iter().enumerate() {
         let Some(raw) = raw else { continue };
         c.at(format!("routes[{i}]"), |c| {
             if let Some(first) = names.insert(raw.name.clone(), i) {
-                c.at("name", |c| c.error(format!("routes[{first}] is called `{}` too", raw.name), "every route needs its own name"));
+                c.at("name", |c| {
+                    c.error(
+                        format!("routes[{first}] is called `{}` too", raw.name),
+                        "every route needs its own name",
+                    )
+                });
             }
             let specs_of_route = route_specs(&raw, c);
             if let Some(route) = route(&raw, upstreams, policies, ids, c).map(Arc::new) {
@@ -230,7 +347,9 @@ fn routes(
             for conflict in conflicts {
                 let (first, second) = (&routes[conflict.first].name, &routes[conflict.second].name);
                 let reason = format!("`{first}` and `{second}` would match the same requests");
-                c.at("routes", |c| c.error(reason, "tell them apart by host, path, method or header"));
+                c.at("routes", |c| {
+                    c.error(reason, "tell them apart by host, path, method or header")
+                });
             }
             None
         }
@@ -239,10 +358,16 @@ fn routes(
 }
 
 fn route_specs(raw: &raw::Route, c: &mut Compiler<'_>) -> Vec<RouteSpec> {
-    let headers: Vec<(String, Option<String>)> =
-        raw.headers.iter().map(|(name, value)| (name.clone(), (!value.is_empty()).then(|| value.clone()))).collect();
-    let hosts: Vec<Option<&str>> =
-        if raw.hosts.is_empty() { vec![None] } else { raw.hosts.iter().map(|h| Some(h.as_str())).collect() };
+    let headers: Vec<(String, Option<String>)> = raw
+        .headers
+        .iter()
+        .map(|(name, value)| (name.clone(), (!value.is_empty()).then(|| value.clone())))
+        .collect();
+    let hosts: Vec<Option<&str>> = if raw.hosts.is_empty() {
+        vec![None]
+    } else {
+        raw.hosts.iter().map(|h| Some(h.as_str())).collect()
+    };
     let mut specs = Vec::new();
     for host in hosts {
         match RouteSpec::parse(host, &raw.path, &raw.methods, &headers) {
@@ -265,8 +390,14 @@ fn route(
 ) -> Option<Route> {
     let upstream = upstreams.get(&raw.upstream).cloned();
     if upstream.is_none() {
-        let hint = missing_hint(&raw.upstream, upstreams.keys().map(String::as_str), "[[upstreams]]");
-        c.at("upstream", |c| c.error(format!("no upstream is called `{}`", raw.upstream), hint));
+        let hint = missing_hint(
+            &raw.upstream,
+            upstreams.keys().map(String::as_str),
+            "[[upstreams]]",
+        );
+        c.at("upstream", |c| {
+            c.error(format!("no upstream is called `{}`", raw.upstream), hint)
+        });
     }
     let mut chain = Vec::new();
     for (i, name) in raw.policies.iter().enumerate() {
@@ -274,22 +405,35 @@ fn route(
             Some(policy) => chain.push(policy.clone()),
             None => {
                 let hint = missing_hint(name, policies.keys().map(String::as_str), "[[policies]]");
-                c.at(format!("policies[{i}]"), |c| c.error(format!("no policy is called `{name}`"), hint));
+                c.at(format!("policies[{i}]"), |c| {
+                    c.error(format!("no policy is called `{name}`"), hint)
+                });
             }
         }
     }
     let chain = c.at("policies", |c| Chain::compile(chain, c));
     if raw.response_timeout.is_some_and(|t| t.0.is_zero()) {
-        c.at("response_timeout", |c| c.error("no response could arrive in no time", "leave it out for the upstream's"));
+        c.at("response_timeout", |c| {
+            c.error(
+                "no response could arrive in no time",
+                "leave it out for the upstream's",
+            )
+        });
     }
     let upstream = upstream?;
     Some(Route {
         id: ids.route(&raw.name),
         name: raw.name.as_str().into(),
         chain,
-        strip_prefix_bytes: if raw.strip_prefix { literal_prefix(&raw.path) } else { 0 },
+        strip_prefix_bytes: if raw.strip_prefix {
+            literal_prefix(&raw.path)
+        } else {
+            0
+        },
         websocket: raw.websocket,
-        response_timeout: raw.response_timeout.map_or(upstream.response_timeout, |t| t.0),
+        response_timeout: raw
+            .response_timeout
+            .map_or(upstream.response_timeout, |t| t.0),
         upstream,
     })
 }

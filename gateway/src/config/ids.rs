@@ -20,7 +20,10 @@ impl Ids {
     /// `key` names everything that makes two connections interchangeable: address and TLS settings.
     pub fn target(&mut self, key: String) -> (u32, Arc<Health>) {
         let next = self.targets.len() as u32;
-        self.targets.entry(key).or_insert_with(|| (next, Arc::default())).clone()
+        self.targets
+            .entry(key)
+            .or_insert_with(|| (next, Arc::default()))
+            .clone()
     }
 }
 

@@ -76,7 +76,12 @@ impl Sections {
             None => Vec::new(),
             Some(Value::Array(items)) => items,
             Some(_) => {
-                c.at(name, |c| c.error("must be a list of tables", format!("write each one as [[{name}]]")));
+                c.at(name, |c| {
+                    c.error(
+                        "must be a list of tables",
+                        format!("write each one as [[{name}]]"),
+                    )
+                });
                 Vec::new()
             }
         }

@@ -11,13 +11,22 @@ use std::sync::Arc;
 /// More targets than this in one group is a mistake.
 const TARGETS_MAX: usize = 4096;
 
-pub fn compile(raw: Vec<Option<raw::Upstream>>, ids: &mut Ids, c: &mut Compiler<'_>) -> HashMap<String, Arc<Upstream>> {
+pub fn compile(
+    raw: Vec<Option<raw::Upstream>>,
+    ids: &mut Ids,
+    c: &mut Compiler<'_>,
+) -> HashMap<String, Arc<Upstream>> {
     let mut made = HashMap::new();
     for (i, raw) in raw.into_iter().enumerate() {
         let Some(raw) = raw else { continue };
         c.at(format!("upstreams[{i}]"), |c| {
             if made.contains_key(&raw.name) {
-                c.at("name", |c| c.error(format!("two upstreams are called `{}`", raw.name), "every upstream needs its own name"));
+                c.at("name", |c| {
+                    c.error(
+                        format!("two upstreams are called `{}`", raw.name),
+                        "every upstream needs its own name",
+                    )
+                });
             }
             if let Some(upstream) = upstream(&raw, ids, c) {
                 made.insert(raw.name, Arc::new(upstream));
@@ -28,13 +37,29 @@ pub fn compile(raw: Vec<Option<raw::Upstream>>, ids: &mut Ids, c: &mut Compiler<
 }
 
 fn upstream(raw: &raw::Upstream, ids: &mut Ids, c: &mut Compiler<'_>) -> Option<Upstream> {
-    for (name, span) in [("connect_timeout", raw.connect_timeout), ("response_timeout", raw.response_timeout)] {
+    for (name, span) in [
+        ("connect_timeout", raw.connect_timeout),
+        ("response_timeout", raw.response_timeout),
+    ] {
         if span.0.is_zero() {
-            c.at(name, |c| c.error("nothing can be done in no time", "leave it out for the default"));
+            c.at(name, |c| {
+                c.error(
+                    "nothing can be done in no time",
+                    "leave it out for the default",
+                )
+            });
         }
     }
     if raw.targets.is_empty() || raw.targets.len() > TARGETS_MAX {
-        c.at("targets", |c| c.error(format!("{} targets; 1 to {TARGETS_MAX} are possible", raw.targets.len()), "targets = [\"10.0.0.7:8080\"]"));
+        c.at("targets", |c| {
+            c.error(
+                format!(
+                    "{} targets; 1 to {TARGETS_MAX} are possible",
+                    raw.targets.len()
+                ),
+                "targets = [\"10.0.0.7:8080\"]",
+            )
+        });
         return None;
     }
     let (tls, tls_key) = match &raw.tls {
@@ -46,7 +71,13 @@ fn upstream(raw: &raw::Upstream, ids: &mut Ids, c: &mut Compiler<'_>) -> Option<
         let addresses = c.at(format!("targets[{i}]"), |c| resolve(text, c));
         for address in addresses {
             let (id, health) = ids.target(format!("{address} {tls_key}"));
-            targets.push(Arc::new(Target { id, label: address.to_string().into(), address, tls: tls.clone(), health }));
+            targets.push(Arc::new(Target {
+                id,
+                label: address.to_string().into(),
+                address,
+                tls: tls.clone(),
+                health,
+            }));
         }
     }
     if targets.is_empty() {
@@ -70,11 +101,17 @@ fn client_tls(raw: &raw::UpstreamTls, c: &mut Compiler<'_>) -> Option<(Option<Cl
     };
     match ClientTls::new(&raw.server_name, ca.as_deref()) {
         Ok(tls) => {
-            let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, ca.as_deref().unwrap_or_default());
+            let digest = aws_lc_rs::digest::digest(
+                &aws_lc_rs::digest::SHA256,
+                ca.as_deref().unwrap_or_default(),
+            );
             Some((Some(tls), format!("tls {} {digest:?}", raw.server_name)))
         }
         Err(e) => {
-            c.error(e.to_string(), "server_name is the name on the upstream's certificate; ca a PEM bundle");
+            c.error(
+                e.to_string(),
+                "server_name is the name on the upstream's certificate; ca a PEM bundle",
+            );
             None
         }
     }
@@ -87,12 +124,18 @@ fn resolve(text: &str, c: &mut Compiler<'_>) -> Vec<SocketAddr> {
             all.sort();
             all.dedup();
             if all.iter().any(|a| a.port() == 0) {
-                c.error("port 0 cannot be connected to", "write the port the upstream listens on");
+                c.error(
+                    "port 0 cannot be connected to",
+                    "write the port the upstream listens on",
+                );
             }
             all
         }
         Err(e) => {
-            c.error(format!("`{text}` is not ADDRESS:PORT or a name that resolves ({e})"), "for example \"10.0.0.7:8080\"");
+            c.error(
+                format!("`{text}` is not ADDRESS:PORT or a name that resolves ({e})"),
+                "for example \"10.0.0.7:8080\"",
+            );
             Vec::new()
         }
     }

@@ -89,7 +89,13 @@ impl Decoder {
 
     /// Moves decoded bytes from `carry` to `out` until either is exhausted or `out` holds `out_max`.
     /// Returns how many body bytes were moved. With `rechunk`, each part is framed as a chunk.
-    pub fn pump(&mut self, carry: &mut Carry, out: &mut Vec<u8>, out_max: usize, rechunk: bool) -> Result<u64, Rejection> {
+    pub fn pump(
+        &mut self,
+        carry: &mut Carry,
+        out: &mut Vec<u8>,
+        out_max: usize,
+        rechunk: bool,
+    ) -> Result<u64, Rejection> {
         let mut moved = 0;
         while !self.is_done() && !carry.is_empty() && out.len() < out_max {
             match self {
@@ -165,16 +171,28 @@ mod tests {
     fn chunks_are_framed_again_whatever_the_split() {
         let wire = b"5;ext=1\r\nhello\r\n1\r\n!\r\n0\r\nTrailer: x\r\n\r\nGET /";
         for step in 1..wire.len() {
-            let (mut c, mut out, mut d) = (Carry::default(), Vec::new(), Decoder::Chunked(ChunkedDecoder::new()));
+            let (mut c, mut out, mut d) = (
+                Carry::default(),
+                Vec::new(),
+                Decoder::Chunked(ChunkedDecoder::new()),
+            );
             let mut body = 0;
             for part in wire.chunks(step) {
                 c.space().extend_from_slice(part);
                 body += d.pump(&mut c, &mut out, 1 << 16, false).unwrap();
             }
             assert!(d.is_done(), "step {step}");
-            assert_eq!((body, out.as_slice(), c.unread()), (6, &b"hello!"[..], &b"GET /"[..]), "step {step}");
+            assert_eq!(
+                (body, out.as_slice(), c.unread()),
+                (6, &b"hello!"[..], &b"GET /"[..]),
+                "step {step}"
+            );
         }
-        let (mut c, mut out, mut d) = (carry(wire), Vec::new(), Decoder::Chunked(ChunkedDecoder::new()));
+        let (mut c, mut out, mut d) = (
+            carry(wire),
+            Vec::new(),
+            Decoder::Chunked(ChunkedDecoder::new()),
+        );
         d.pump(&mut c, &mut out, 1 << 16, true).unwrap();
         finish_chunks(&mut out);
         assert_eq!(out, b"5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n");

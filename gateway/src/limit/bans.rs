@@ -162,7 +162,10 @@ impl BanTable {
             }
             return removed;
         }
-        let mut prefixes = self.prefixes.write().unwrap_or_else(PoisonError::into_inner);
+        let mut prefixes = self
+            .prefixes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         let before = prefixes.len();
         prefixes.retain(|ban| ban.target != target);
         self.prefixes_len.store(prefixes.len(), Relaxed);
@@ -230,7 +233,8 @@ impl BanTable {
     fn insert_exact(&self, ban: Ban) -> Result<(), BanError> {
         use dashmap::Entry;
         // Counted before it is there: two cores at the bound cannot both pass.
-        if self.exact_len.fetch_add(1, Relaxed) >= self.max && !self.exact.contains_key(&ban.target) {
+        if self.exact_len.fetch_add(1, Relaxed) >= self.max && !self.exact.contains_key(&ban.target)
+        {
             self.exact_len.fetch_sub(1, Relaxed);
             return Err(BanError::Full { max: self.max });
         }
@@ -249,7 +253,10 @@ impl BanTable {
     }
 
     fn insert_prefix(&self, ban: Ban) -> Result<(), BanError> {
-        let mut prefixes = self.prefixes.write().unwrap_or_else(PoisonError::into_inner);
+        let mut prefixes = self
+            .prefixes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         let full = prefixes.len() >= PREFIXES_MAX;
         match prefixes.iter_mut().find(|old| old.target == ban.target) {
             Some(old) if replaces(&ban, old) => *old = ban,
@@ -278,7 +285,10 @@ impl BanTable {
                 taken.push(ban);
             }
         }
-        let mut prefixes = self.prefixes.write().unwrap_or_else(PoisonError::into_inner);
+        let mut prefixes = self
+            .prefixes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         taken.extend(prefixes.extract_if(.., |ban| goes(ban)));
         self.prefixes_len.store(prefixes.len(), Relaxed);
         taken
@@ -362,7 +372,11 @@ mod tests {
             ("198.51.100.255", true),
             ("198.51.101.0", false),
         ] {
-            assert_eq!(table.covers(ip(address), 99).is_some(), covered, "{address}");
+            assert_eq!(
+                table.covers(ip(address), 99).is_some(),
+                covered,
+                "{address}"
+            );
             assert!(table.covers(ip(address), 100).is_none()); // expired to the nanosecond
         }
         assert_eq!(table.list(99).len(), 4);
@@ -378,7 +392,9 @@ mod tests {
             let refused = table.insert(ban(target, BanReason::Manual, 100));
             assert!(matches!(refused, Err(BanError::Trusted { .. })), "{target}");
         }
-        table.insert(ban("11.0.0.1/32", BanReason::Manual, 100)).unwrap();
+        table
+            .insert(ban("11.0.0.1/32", BanReason::Manual, 100))
+            .unwrap();
         let lifted = table.set_trusted(vec!["11.0.0.0/8".parse().unwrap()]);
         assert_eq!(lifted.len(), 1);
         assert!(table.covers(ip("11.0.0.1"), 0).is_none());
@@ -391,17 +407,30 @@ mod tests {
             table.insert(ban("192.0.2.1/32", BanReason::Limit, u64::MAX)),
             Err(BanError::NeverExpires)
         );
-        table.insert(ban("192.0.2.1/32", BanReason::Limit, 10)).unwrap();
-        table.insert(ban("192.0.2.2/32", BanReason::Manual, u64::MAX)).unwrap();
+        table
+            .insert(ban("192.0.2.1/32", BanReason::Limit, 10))
+            .unwrap();
+        table
+            .insert(ban("192.0.2.2/32", BanReason::Manual, u64::MAX))
+            .unwrap();
         assert_eq!(
             table.insert(ban("192.0.2.3/32", BanReason::Limit, 10)),
             Err(BanError::Full { max: 2 })
         );
         // Renewing what is there needs no room; a shorter automatic ban changes nothing.
-        table.insert(ban("192.0.2.1/32", BanReason::Limit, 20)).unwrap();
-        table.insert(ban("192.0.2.1/32", BanReason::Limit, 15)).unwrap();
-        table.insert(ban("192.0.2.2/32", BanReason::Limit, 15)).unwrap();
-        assert_eq!(table.covers(ip("192.0.2.1"), 19).unwrap().expires_mono_ns, 20);
+        table
+            .insert(ban("192.0.2.1/32", BanReason::Limit, 20))
+            .unwrap();
+        table
+            .insert(ban("192.0.2.1/32", BanReason::Limit, 15))
+            .unwrap();
+        table
+            .insert(ban("192.0.2.2/32", BanReason::Limit, 15))
+            .unwrap();
+        assert_eq!(
+            table.covers(ip("192.0.2.1"), 19).unwrap().expires_mono_ns,
+            20
+        );
         assert_eq!(
             table.covers(ip("192.0.2.2"), 19).unwrap().reason,
             BanReason::Manual

@@ -318,7 +318,10 @@ mod tests {
         table.strike(a, StrikeKind::Authentication, &cfg, START);
         let later = START.plus(Duration::from_secs(60));
         assert_eq!(table.score(a, &cfg, later), 5.0);
-        assert_eq!(table.strike(a, StrikeKind::Authentication, &cfg, later), None);
+        assert_eq!(
+            table.strike(a, StrikeKind::Authentication, &cfg, later),
+            None
+        );
     }
 
     #[test]

@@ -192,12 +192,10 @@ fn claim(cell: &AtomicU64, now_ns: u64, knobs: RateKnobs) -> (u64, u64) {
     loop {
         match admit(due_ns, now_ns, knobs) {
             Err(wait_ns) => return (due_ns, wait_ns),
-            Ok(next_ns) => {
-                match cell.compare_exchange_weak(due_ns, next_ns, Relaxed, Relaxed) {
-                    Ok(_) => return (next_ns, 0),
-                    Err(current) => due_ns = current,
-                }
-            }
+            Ok(next_ns) => match cell.compare_exchange_weak(due_ns, next_ns, Relaxed, Relaxed) {
+                Ok(_) => return (next_ns, 0),
+                Err(current) => due_ns = current,
+            },
         }
     }
 }
@@ -236,7 +234,10 @@ mod tests {
         let w = window("1/s", 2);
         let at = |now| table.check(1, b"k", &w, 1, now);
         let first = at(10 * S);
-        assert_eq!((first.allowed, first.remaining, first.reset_s), (true, 1, 1));
+        assert_eq!(
+            (first.allowed, first.remaining, first.reset_s),
+            (true, 1, 1)
+        );
         assert_eq!(at(10 * S).remaining, 0);
         let refused = at(10 * S);
         assert_eq!((refused.allowed, refused.retry_after_s), (false, 1));

@@ -42,12 +42,18 @@ pub async fn serve(core: Rc<Core>, socket: Socket, listener: usize, peer: Socket
     let _open = core.count_connection();
     let snapshot = core.snapshot();
     let now_ns = clock::mono_coarse_ns();
-    if let Some(ban) = core.shared.bans.covers(crate::units::unmapped(peer.ip()), now_ns) {
+    if let Some(ban) = core
+        .shared
+        .bans
+        .covers(crate::units::unmapped(peer.ip()), now_ns)
+    {
         refuse_banned(&core, &socket, &ban);
         return;
     }
     socket.set_nodelay();
-    let Some(stream) = open_stream(&core, socket, &snapshot, listener).await else { return };
+    let Some(stream) = open_stream(&core, socket, &snapshot, listener).await else {
+        return;
+    };
     let mut ex = Exchange::new(snapshot.listeners[listener].name.clone(), peer);
     ex.tls = stream.session().and_then(|s| s.borrow().facts());
     drop(snapshot);
@@ -80,16 +86,29 @@ fn refuse_banned(core: &Core, socket: &Socket, _ban: &Ban) {
 }
 
 /// The handshake, where the listener speaks TLS.
-async fn open_stream(core: &Rc<Core>, socket: Rc<Socket>, snapshot: &Arc<Snapshot>, listener: usize) -> Option<Stream> {
+async fn open_stream(
+    core: &Rc<Core>,
+    socket: Rc<Socket>,
+    snapshot: &Arc<Snapshot>,
+    listener: usize,
+) -> Option<Stream> {
     let listener = &snapshot.listeners[listener];
     let Some(tls) = &listener.tls else {
         return Some(Stream::plain(socket, &core.deadlines, core.buffers.clone()));
     };
     let session = Session::accept(tls).ok()?;
     let timeout = listener.timeouts.handshake;
-    let done = Stream::handshake(socket, &core.deadlines, core.buffers.clone(), session, timeout).await;
+    let done = Stream::handshake(
+        socket,
+        &core.deadlines,
+        core.buffers.clone(),
+        session,
+        timeout,
+    )
+    .await;
     core.metrics().handshake(done.is_ok());
-    done.inspect_err(|e| tracing::debug!(target: "tls", error = %e, "handshake failed")).ok()
+    done.inspect_err(|e| tracing::debug!(target: "tls", error = %e, "handshake failed"))
+        .ok()
 }
 
 impl Conn {
@@ -110,19 +129,31 @@ impl Conn {
 
     async fn await_bytes(&mut self, idle: Duration) -> bool {
         // Busy connections get their next request within the first wait, in one operation.
-        self.stream.deadline.arm(BUFFER_KEPT.min(idle), if idle > BUFFER_KEPT { End::Wait } else { End::Read });
+        self.stream.deadline.arm(
+            BUFFER_KEPT.min(idle),
+            if idle > BUFFER_KEPT {
+                End::Wait
+            } else {
+                End::Read
+            },
+        );
         match self.read().await {
             Ok(n) => return n > 0,
-            Err(e) if e.raw_os_error() == Some(libc::ECANCELED) && !self.stream.deadline.fired() => {}
+            Err(e)
+                if e.raw_os_error() == Some(libc::ECANCELED) && !self.stream.deadline.fired() => {}
             Err(_) => return false,
         }
         // Idle ones give their buffer back and wait without.
         if self.carry.is_empty() {
             self.core.buffers.give(self.carry.release());
         }
-        self.stream.deadline.arm(idle.saturating_sub(BUFFER_KEPT), End::Read);
+        self.stream
+            .deadline
+            .arm(idle.saturating_sub(BUFFER_KEPT), End::Read);
         loop {
-            if super::op::readable(&self.stream.socket).await.is_err() || self.stream.deadline.fired() {
+            if super::op::readable(&self.stream.socket).await.is_err()
+                || self.stream.deadline.fired()
+            {
                 return false;
             }
             match self.read().await {

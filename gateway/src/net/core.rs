@@ -57,21 +57,25 @@ pub struct Core {
 
 /// Starts the core's thread; it ends when draining is complete.
 pub fn spawn(start: CoreStart) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(format!("core-{}", start.id)).spawn(move || {
-        if let Some(cpu) = start.cpu {
-            pin(cpu);
-        }
-        if let Err(e) = run(start) {
-            // Without its ring a core serves nothing; the warden starts the worker again.
-            tracing::error!(target: "net", error = %e, "core cannot run");
-            std::process::abort();
-        }
-    })
+    std::thread::Builder::new()
+        .name(format!("core-{}", start.id))
+        .spawn(move || {
+            if let Some(cpu) = start.cpu {
+                pin(cpu);
+            }
+            if let Err(e) = run(start) {
+                // Without its ring a core serves nothing; the warden starts the worker again.
+                tracing::error!(target: "net", error = %e, "core cannot run");
+                std::process::abort();
+            }
+        })
 }
 
 fn pin(cpu: usize) {
     let mut set = nix::sched::CpuSet::new();
-    let pinned = set.set(cpu).and_then(|()| nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set));
+    let pinned = set
+        .set(cpu)
+        .and_then(|()| nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set));
     if let Err(e) = pinned {
         tracing::warn!(target: "net", cpu, error = %e, "core not pinned");
     }
@@ -118,7 +122,12 @@ async fn accept_loop(core: Rc<Core>, listener: usize, socket: Rc<Socket>) {
         match op::accept(&socket).await {
             Ok((client, peer)) => core.admit_connection(client, listener, peer),
             Err(e) if e.raw_os_error() == Some(libc::ECANCELED) => return,
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => {
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+                ) =>
+            {
                 tracing::error!(target: "net", error = %e, "cannot accept");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -173,13 +182,26 @@ impl Core {
     }
 
     /// Counts a refusal against its source; the one that crosses the threshold bans it.
-    pub fn strike(&self, ex: &Exchange, kind: StrikeKind, snapshot: &Snapshot, listener: usize, now: Now) {
+    pub fn strike(
+        &self,
+        ex: &Exchange,
+        kind: StrikeKind,
+        snapshot: &Snapshot,
+        listener: usize,
+        now: Now,
+    ) {
         let socket = crate::units::unmapped(ex.socket.ip());
         if ex.client == socket && snapshot.listeners[listener].is_trusted_proxy(socket) {
             return; // the proxy itself: it speaks for many
         }
         self.metrics().strike(kind);
-        let Some(order) = self.shared.strikes.strike(ex.client, kind, &snapshot.strikes, now) else { return };
+        let Some(order) = self
+            .shared
+            .strikes
+            .strike(ex.client, kind, &snapshot.strikes, now)
+        else {
+            return;
+        };
         if order.mode == Mode::Enforce {
             // The table first: from here on every core refuses the source, filter or no filter.
             let ban = Ban {
@@ -199,7 +221,12 @@ impl Core {
         }
     }
 
-    fn admit_connection(self: &Rc<Self>, client: Socket, listener: usize, peer: std::net::SocketAddr) {
+    fn admit_connection(
+        self: &Rc<Self>,
+        client: Socket,
+        listener: usize,
+        peer: std::net::SocketAddr,
+    ) {
         let most = self.snapshot().server.connections_max;
         if self.shared.connections.load(Relaxed) >= most {
             client.reset_on_close();
@@ -228,7 +255,11 @@ impl Core {
     }
 
     /// No more connections; those open finish what they have begun.
-    async fn drain(self: &Rc<Self>, listeners: Vec<(usize, Rc<Socket>)>, tick: &mut tokio::time::Interval) {
+    async fn drain(
+        self: &Rc<Self>,
+        listeners: Vec<(usize, Rc<Socket>)>,
+        tick: &mut tokio::time::Interval,
+    ) {
         self.draining.set(true);
         for (index, socket) in &listeners {
             op::cancel(socket).await;
@@ -288,7 +319,10 @@ struct Random {
 
 impl Default for Random {
     fn default() -> Random {
-        Random { bytes: Box::new([0; 4096]), at: 4096 }
+        Random {
+            bytes: Box::new([0; 4096]),
+            at: 4096,
+        }
     }
 }
 
@@ -299,7 +333,9 @@ impl Random {
             let _ = aws_lc_rs::rand::fill(&mut self.bytes[..]);
             self.at = 0;
         }
-        let id = self.bytes[self.at..self.at + 16].try_into().map_or(0, u128::from_ne_bytes);
+        let id = self.bytes[self.at..self.at + 16]
+            .try_into()
+            .map_or(0, u128::from_ne_bytes);
         self.at += 16;
         id
     }

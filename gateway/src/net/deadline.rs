@@ -47,7 +47,11 @@ impl Deadlines {
             idle: Cell::new(false),
         });
         let index = self.armed.borrow_mut().insert(slot.clone());
-        Deadline { slot, index, owner: self.clone() }
+        Deadline {
+            slot,
+            index,
+            owner: self.clone(),
+        }
     }
 
     /// Fires what is due.
@@ -100,12 +104,21 @@ impl Deadline {
     /// From now until `after` the present operation may last.
     pub fn arm(&self, after: Duration, end: End) {
         self.slot.end.set(end);
-        self.slot.at_ns.set(self.owner.now_ns.get().saturating_add(after.as_nanos() as u64));
+        self.slot.at_ns.set(
+            self.owner
+                .now_ns
+                .get()
+                .saturating_add(after.as_nanos() as u64),
+        );
     }
 
     /// The peer has earned more time, up to `most` from now.
     pub fn extend(&self, by: Duration, most: Duration) {
-        let latest = self.owner.now_ns.get().saturating_add(most.as_nanos() as u64);
+        let latest = self
+            .owner
+            .now_ns
+            .get()
+            .saturating_add(most.as_nanos() as u64);
         let extended = self.slot.at_ns.get().saturating_add(by.as_nanos() as u64);
         self.slot.at_ns.set(extended.min(latest));
     }

@@ -32,17 +32,32 @@ pub enum Reuse {
     Never,
 }
 
-pub async fn dial(core: &Core, upstream: &Upstream, reuse: Reuse) -> Result<Dialled, UpstreamFaultKind> {
+pub async fn dial(
+    core: &Core,
+    upstream: &Upstream,
+    reuse: Reuse,
+) -> Result<Dialled, UpstreamFaultKind> {
     let mut fault = UpstreamFaultKind::NoTarget;
     let now_ns = clock::mono_coarse_ns();
-    for target in upstream.candidates(core.next_turn(), now_ns).take(TRIES_MAX) {
+    for target in upstream
+        .candidates(core.next_turn(), now_ns)
+        .take(TRIES_MAX)
+    {
         if let Some(stream) = pooled(core, target, reuse, now_ns) {
-            return Ok(Dialled { stream, target: target.clone(), reused: true });
+            return Ok(Dialled {
+                stream,
+                target: target.clone(),
+                reused: true,
+            });
         }
         match connect(core, upstream, target).await {
             Ok(stream) => {
                 target.health.succeeded();
-                return Ok(Dialled { stream, target: target.clone(), reused: false });
+                return Ok(Dialled {
+                    stream,
+                    target: target.clone(),
+                    reused: false,
+                });
             }
             // Nothing was sent, so the next target may be tried whatever the method.
             Err(kind) => {
@@ -67,8 +82,13 @@ fn pooled(core: &Core, target: &Target, reuse: Reuse, now_ns: u64) -> Option<Str
     None
 }
 
-async fn connect(core: &Core, upstream: &Upstream, target: &Target) -> Result<Stream, UpstreamFaultKind> {
-    let socket = Rc::new(Socket::for_peer(target.address).map_err(|_| UpstreamFaultKind::ConnectFailed)?);
+async fn connect(
+    core: &Core,
+    upstream: &Upstream,
+    target: &Target,
+) -> Result<Stream, UpstreamFaultKind> {
+    let socket =
+        Rc::new(Socket::for_peer(target.address).map_err(|_| UpstreamFaultKind::ConnectFailed)?);
     let deadline = core.deadlines.watch(socket.clone());
     deadline.arm(upstream.connect_timeout, End::Both);
     let connected = op::connect(&socket, target.address).await;
@@ -81,7 +101,14 @@ async fn connect(core: &Core, upstream: &Upstream, target: &Target) -> Result<St
         return Ok(Stream::plain(socket, &core.deadlines, core.buffers.clone()));
     };
     let session = Session::connect(tls).map_err(|_| UpstreamFaultKind::TlsFailed)?;
-    let made = Stream::handshake(socket, &core.deadlines, core.buffers.clone(), session, upstream.connect_timeout).await;
+    let made = Stream::handshake(
+        socket,
+        &core.deadlines,
+        core.buffers.clone(),
+        session,
+        upstream.connect_timeout,
+    )
+    .await;
     made.map_err(|e| {
         tracing::warn!(target: "upstream", address = %target.label, error = %e, "TLS handshake with the upstream failed");
         if e.kind() == std::io::ErrorKind::InvalidData { UpstreamFaultKind::TlsFailed } else { UpstreamFaultKind::ConnectFailed }

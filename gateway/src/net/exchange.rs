@@ -9,8 +9,8 @@ use crate::config::snapshot::Listener;
 use crate::http::body::Decoder;
 use crate::http::chunked::ChunkedDecoder;
 use crate::http::encode::{BodyOut, ForwardFields, encode_request};
-use crate::http::parse::{HeaderSpace, Parsed, parse};
 use crate::http::{Framing, RequestHead, Version, reply};
+use crate::http::{HeaderSpace, Parsed, parse};
 use crate::outcome::{Rejection, RejectionKind};
 use crate::pipeline::{self, AwaitingBody, Exchange, Notes, Plan, Stage, Step};
 use std::sync::Arc;
@@ -76,7 +76,10 @@ impl Head {
             keep_alive: head.keep_alive,
             version: head.version,
             is_head: head.method == "HEAD",
-            idempotent: matches!(head.method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE"),
+            idempotent: matches!(
+                head.method,
+                "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE"
+            ),
             expect_continue: head.expect_continue,
             websocket: head.websocket,
         }
@@ -87,7 +90,11 @@ impl Conn {
     /// Reads, decides and answers one request.
     pub async fn exchange(&mut self) -> Next {
         let timeouts = self.core.snapshot().listeners[self.listener].timeouts;
-        let idle = if self.served == 0 { timeouts.head } else { timeouts.idle };
+        let idle = if self.served == 0 {
+            timeouts.head
+        } else {
+            timeouts.idle
+        };
         if !self.await_request(idle).await {
             return Next::Close;
         }
@@ -98,7 +105,9 @@ impl Conn {
             Look::Partial => Next::Close, // the client left in the middle of its head
             Look::Refused(refused) => self.refuse(&refused.0, refused.1).await,
             Look::Forward(ready) => self.forward(*ready, &snapshot).await,
-            Look::NeedsBody(needs) => Box::pin(self.validate_body(needs.0, needs.1, &snapshot)).await,
+            Look::NeedsBody(needs) => {
+                Box::pin(self.validate_body(needs.0, needs.1, &snapshot)).await
+            }
         };
         self.finish(&snapshot);
         next
@@ -112,7 +121,11 @@ impl Conn {
             let bytes = self.carry.unread();
             let from = looked_at.saturating_sub(3);
             let ends = memchr::memmem::find(&bytes[from.min(bytes.len())..], b"\r\n\r\n").is_some();
-            if looked_at == 0 || ends || bytes.len() >= 2 * looked_at || bytes.len() > listener.head.head_bytes_max {
+            if looked_at == 0
+                || ends
+                || bytes.len() >= 2 * looked_at
+                || bytes.len() > listener.head.head_bytes_max
+            {
                 looked_at = bytes.len();
                 let look = self.look(snapshot);
                 if !matches!(look, Look::Partial) {
@@ -126,7 +139,11 @@ impl Conn {
             }
             let read = self.read().await;
             if self.stream.deadline.fired() {
-                let late = Rejection::new(RejectionKind::RequestTimeout, super::rules::head(), "the head took too long to arrive");
+                let late = Rejection::new(
+                    RejectionKind::RequestTimeout,
+                    super::rules::head(),
+                    "the head took too long to arrive",
+                );
                 return Look::Refused(Box::new((Head::UNKNOWN, late.closing())));
             }
             if !matches!(read, Ok(n) if n > 0) {
@@ -139,12 +156,30 @@ impl Conn {
     /// Parses and decides on what has arrived so far. Synchronous: the borrowed head never crosses an await.
     fn look(&mut self, snapshot: &Arc<Snapshot>) -> Look {
         let listener = &snapshot.listeners[self.listener];
-        let now = Now { mono_ns: clock::mono_ns(), wall_ns: self.ex.started.wall_ns };
-        let stage = Stage { snapshot, listener, limits: &self.core.shared.limits, bans: &self.core.shared.bans, now };
+        let now = Now {
+            mono_ns: clock::mono_ns(),
+            wall_ns: self.ex.started.wall_ns,
+        };
+        let stage = Stage {
+            snapshot,
+            listener,
+            limits: &self.core.shared.limits,
+            bans: &self.core.shared.bans,
+            now,
+        };
         let mut space = HeaderSpace::default();
-        let (head, bytes) = match parse(self.carry.unread(), &listener.head, &mut self.scratch, &mut space) {
+        let (head, bytes) = match parse(
+            self.carry.unread(),
+            &listener.head,
+            &mut self.scratch,
+            &mut space,
+        ) {
             Ok(Parsed::Partial) => return Look::Partial,
-            Ok(Parsed::Complete { head, head_len, dropped_fields }) => {
+            Ok(Parsed::Complete {
+                head,
+                head_len,
+                dropped_fields,
+            }) => {
                 self.ex.dropped_fields = dropped_fields;
                 (head, head_len)
             }
@@ -169,15 +204,33 @@ impl Conn {
                     Framing::Chunked => BodyOut::Chunked,
                 };
                 let mut out = self.core.buffers.small();
-                encode(&head, &plan, listener, &self.ex, &self.notes, framing, &mut out);
+                encode(
+                    &head,
+                    &plan,
+                    listener,
+                    &self.ex,
+                    &self.notes,
+                    framing,
+                    &mut out,
+                );
                 self.carry.consume(bytes);
-                Look::Forward(Box::new(Ready { head: kept, plan, out, body: decoder(kept.framing) }))
+                Look::Forward(Box::new(Ready {
+                    head: kept,
+                    plan,
+                    out,
+                    body: decoder(kept.framing),
+                }))
             }
         }
     }
 
     /// Collects the body, lets the policies see it, and forwards exactly the bytes they saw.
-    async fn validate_body(&mut self, head: Head, awaiting: AwaitingBody, snapshot: &Arc<Snapshot>) -> Next {
+    async fn validate_body(
+        &mut self,
+        head: Head,
+        awaiting: AwaitingBody,
+        snapshot: &Arc<Snapshot>,
+    ) -> Next {
         // The head moves out of the way of the body; it is parsed again once the body is complete.
         let mut head_bytes = self.core.buffers.small();
         head_bytes.extend_from_slice(&self.carry.unread()[..head.bytes]);
@@ -192,25 +245,45 @@ impl Conn {
         match decided {
             Ok(ready) => self.forward(ready, snapshot).await,
             // Its body has been read; where it has not, the refusal closes the connection.
-            Err(rejection) => self.refuse(&Head { framing: Framing::Empty, ..head }, rejection).await,
+            Err(rejection) => {
+                self.refuse(
+                    &Head {
+                        framing: Framing::Empty,
+                        ..head
+                    },
+                    rejection,
+                )
+                .await
+            }
         }
     }
 
-    async fn collect_body(&mut self, head: &Head, bytes_max: u64, snapshot: &Arc<Snapshot>) -> Result<Vec<u8>, Stopped> {
+    async fn collect_body(
+        &mut self,
+        head: &Head,
+        bytes_max: u64,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<Vec<u8>, Stopped> {
         let timeouts = snapshot.listeners[self.listener].timeouts;
         let mut decoder = decoder(head.framing);
         let mut body = Vec::new();
         if head.expect_continue && self.carry.is_empty() && !decoder.is_done() {
-            self.send_continue(timeouts.send).await.map_err(|_| Stopped::Left)?;
+            self.send_continue(timeouts.send)
+                .await
+                .map_err(|_| Stopped::Left)?;
         }
         self.stream.deadline.arm(timeouts.body, End::Read);
         loop {
             let room = (bytes_max as usize).saturating_add(1);
-            let moved = decoder.pump(&mut self.carry, &mut body, room, false).map_err(|r| Stopped::Refused(Box::new(r.closing())))?;
+            let moved = decoder
+                .pump(&mut self.carry, &mut body, room, false)
+                .map_err(|r| Stopped::Refused(Box::new(r.closing())))?;
             self.ex.bytes_in += moved;
             if body.len() as u64 > bytes_max {
                 let reason = format!("a body may have {bytes_max} bytes here");
-                let rejection = Rejection::new(RejectionKind::BodyTooLarge, super::rules::body(), reason).closing();
+                let rejection =
+                    Rejection::new(RejectionKind::BodyTooLarge, super::rules::body(), reason)
+                        .closing();
                 return Err(Stopped::Refused(Box::new(rejection)));
             }
             if decoder.is_done() {
@@ -219,11 +292,18 @@ impl Conn {
             }
             let read = self.read().await;
             if self.stream.deadline.fired() {
-                let late = Rejection::new(RejectionKind::RequestTimeout, super::rules::body(), "the body took too long to arrive");
+                let late = Rejection::new(
+                    RejectionKind::RequestTimeout,
+                    super::rules::body(),
+                    "the body took too long to arrive",
+                );
                 return Err(Stopped::Refused(Box::new(late.closing())));
             }
             match read {
-                Ok(n) if n > 0 => self.stream.deadline.extend(earned(n, timeouts.body_rate_min), timeouts.body),
+                Ok(n) if n > 0 => self
+                    .stream
+                    .deadline
+                    .extend(earned(n, timeouts.body_rate_min), timeouts.body),
                 _ => return Err(Stopped::Left),
             }
         }
@@ -238,18 +318,52 @@ impl Conn {
         snapshot: &Arc<Snapshot>,
     ) -> Result<Ready, Rejection> {
         let listener = &snapshot.listeners[self.listener];
-        let now = Now { mono_ns: clock::mono_ns(), wall_ns: self.ex.started.wall_ns };
-        let stage = Stage { snapshot, listener, limits: &self.core.shared.limits, bans: &self.core.shared.bans, now };
-        let mut space = HeaderSpace::default();
-        let Parsed::Complete { head, .. } = parse(head_bytes, &listener.head, &mut self.scratch, &mut space)? else {
-            return Err(Rejection::new(RejectionKind::MalformedHead, super::rules::head(), "the head is not complete").closing());
+        let now = Now {
+            mono_ns: clock::mono_ns(),
+            wall_ns: self.ex.started.wall_ns,
         };
-        let plan = pipeline::request::body(stage, &head, awaiting, body, &mut self.ex, &mut self.notes)?;
+        let stage = Stage {
+            snapshot,
+            listener,
+            limits: &self.core.shared.limits,
+            bans: &self.core.shared.bans,
+            now,
+        };
+        let mut space = HeaderSpace::default();
+        let Parsed::Complete { head, .. } =
+            parse(head_bytes, &listener.head, &mut self.scratch, &mut space)?
+        else {
+            return Err(Rejection::new(
+                RejectionKind::MalformedHead,
+                super::rules::head(),
+                "the head is not complete",
+            )
+            .closing());
+        };
+        let plan =
+            pipeline::request::body(stage, &head, awaiting, body, &mut self.ex, &mut self.notes)?;
         let mut out = self.core.buffers.small();
-        let framing = if head.framing == Framing::Empty { BodyOut::None } else { BodyOut::Length(body.len() as u64) };
-        encode(&head, &plan, listener, &self.ex, &self.notes, framing, &mut out);
+        let framing = if head.framing == Framing::Empty {
+            BodyOut::None
+        } else {
+            BodyOut::Length(body.len() as u64)
+        };
+        encode(
+            &head,
+            &plan,
+            listener,
+            &self.ex,
+            &self.notes,
+            framing,
+            &mut out,
+        );
         out.extend_from_slice(body);
-        Ok(Ready { head: *kept, plan, out, body: Decoder::Done })
+        Ok(Ready {
+            head: *kept,
+            plan,
+            out,
+            body: Decoder::Done,
+        })
     }
 
     pub async fn send_continue(&mut self, timeout: std::time::Duration) -> std::io::Result<()> {
@@ -293,7 +407,9 @@ fn encode(
 ) {
     let trusted = listener.is_trusted_proxy(crate::units::unmapped(ex.socket.ip()));
     let identity = ex.identity.as_deref();
-    let (roles, scopes) = identity.map(|i| (i.roles.join(","), i.scopes.join(" "))).unwrap_or_default();
+    let (roles, scopes) = identity
+        .map(|i| (i.roles.join(","), i.scopes.join(" ")))
+        .unwrap_or_default();
     let mut extra: Vec<(&str, &str)> = Vec::new();
     if let Some(identity) = identity {
         extra.push(("X-Gateway-Subject", &identity.subject));
@@ -306,10 +422,24 @@ fn encode(
         host: "", // as the client sent it, port included; it has been checked
         tls: ex.tls.is_some(),
         request_id: &ex.id,
-        inherited_xff: if trusted { head.header("x-forwarded-for") } else { None },
+        inherited_xff: if trusted {
+            head.header("x-forwarded-for")
+        } else {
+            None
+        },
         extra: &extra,
         strip: &notes.strip,
-        upstream_path: (plan.route.strip_prefix_bytes > 0).then_some(if path.is_empty() { "/" } else { path }),
+        upstream_path: (plan.route.strip_prefix_bytes > 0).then_some(if path.is_empty() {
+            "/"
+        } else {
+            path
+        }),
     };
-    encode_request(head, &fields, body, head.websocket && plan.route.websocket, out);
+    encode_request(
+        head,
+        &fields,
+        body,
+        head.websocket && plan.route.websocket,
+        out,
+    );
 }

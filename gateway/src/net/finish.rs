@@ -22,8 +22,18 @@ impl Conn {
         let close = rejection.close || body_pending || !head.keep_alive || self.core.is_draining();
         self.ex.status = rejection.kind.status();
         let mut out = self.core.buffers.small();
-        reply::problem(&rejection, &self.ex.id, &self.notes.response_fields, head.is_head, close, &mut out);
-        self.ex.decision = Decision::Refused { kind: rejection.kind, rule: rejection.rule };
+        reply::problem(
+            &rejection,
+            &self.ex.id,
+            &self.notes.response_fields,
+            head.is_head,
+            close,
+            &mut out,
+        );
+        self.ex.decision = Decision::Refused {
+            kind: rejection.kind,
+            rule: rejection.rule,
+        };
         self.send_reply(out, close).await
     }
 
@@ -32,7 +42,15 @@ impl Conn {
         self.ex.status = kind.status();
         self.ex.decision = Decision::UpstreamFault(kind);
         let mut out = self.core.buffers.small();
-        reply::fault(kind.status(), kind.slug(), kind.title(), &self.ex.id, close, head.is_head, &mut out);
+        reply::fault(
+            kind.status(),
+            kind.slug(),
+            kind.title(),
+            &self.ex.id,
+            close,
+            head.is_head,
+            &mut out,
+        );
         self.send_reply(out, close).await
     }
 
@@ -66,7 +84,8 @@ impl Conn {
         self.core.record(&self.ex);
         if let Decision::Refused { kind, .. } = &self.ex.decision {
             if let Some(strike) = kind.strike() {
-                self.core.strike(&self.ex, strike, snapshot, self.listener, now);
+                self.core
+                    .strike(&self.ex, strike, snapshot, self.listener, now);
             }
         }
     }

@@ -19,7 +19,9 @@ use std::sync::Arc;
 
 impl Conn {
     pub async fn forward(&mut self, mut ready: Ready, snapshot: &Arc<Snapshot>) -> Next {
-        self.ex.timings.policy_us = self.since_start_us().saturating_sub(self.ex.timings.head_us);
+        self.ex.timings.policy_us = self
+            .since_start_us()
+            .saturating_sub(self.ex.timings.head_us);
         let timeouts = snapshot.listeners[self.listener].timeouts;
         if ready.head.expect_continue && self.carry.is_empty() && !ready.body.is_done() {
             if self.send_continue(timeouts.send).await.is_err() {
@@ -28,8 +30,13 @@ impl Conn {
         }
         // A body that has arrived already goes out with its head, in one write.
         let rechunk = matches!(ready.body, Decoder::Chunked(_));
-        match ready.body.pump(&mut self.carry, &mut ready.out, LARGE, rechunk) {
-            Ok(moved) if moved > ready.plan.body_bytes_max => return self.refuse(&ready.head, too_large(&ready)).await,
+        match ready
+            .body
+            .pump(&mut self.carry, &mut ready.out, LARGE, rechunk)
+        {
+            Ok(moved) if moved > ready.plan.body_bytes_max => {
+                return self.refuse(&ready.head, too_large(&ready)).await;
+            }
             Ok(moved) => self.ex.bytes_in += moved,
             Err(malformed) => return self.refuse(&ready.head, malformed.closing()).await,
         }
@@ -47,7 +54,11 @@ impl Conn {
     /// one turns out to be closed and the request may be sent twice.
     async fn forward_complete(&mut self, mut ready: Ready, snapshot: &Arc<Snapshot>) -> Next {
         ready.head.framing = Framing::Empty; // read to its end: the client's next request can follow
-        let mut reuse = if ready.head.idempotent { Reuse::Optimistic } else { Reuse::Checked };
+        let mut reuse = if ready.head.idempotent {
+            Reuse::Optimistic
+        } else {
+            Reuse::Checked
+        };
         loop {
             let dialled = match self.dial(&ready, reuse).await {
                 Ok(dialled) => dialled,
@@ -58,11 +69,21 @@ impl Conn {
             if let Err(e) = dialled.stream.write(&mut ready.out, send_timeout).await {
                 tracing::debug!(target: "upstream", address = %dialled.target.label, error = %e, "request not sent whole");
             }
-            dialled.stream.deadline.arm(ready.plan.route.response_timeout, End::Both);
+            dialled
+                .stream
+                .deadline
+                .arm(ready.plan.route.response_timeout, End::Both);
             // Whether or not all of it was sent: what the upstream said before it stopped reading is worth having.
             let body_read = Cell::new(true);
-            let answered = self.response(&ready, &dialled, snapshot, sent_us, &body_read).run().await;
-            if matches!(answered, Err(Failed::Stale)) && dialled.reused && ready.head.idempotent && reuse != Reuse::Never {
+            let answered = self
+                .response(&ready, &dialled, snapshot, sent_us, &body_read)
+                .run()
+                .await;
+            if matches!(answered, Err(Failed::Stale))
+                && dialled.reused
+                && ready.head.idempotent
+                && reuse != Reuse::Never
+            {
                 reuse = Reuse::Never;
                 continue;
             }
@@ -72,7 +93,12 @@ impl Conn {
     }
 
     /// The body is still arriving: it goes out while the response may already come back.
-    async fn forward_streaming(&mut self, mut ready: Ready, rechunk: bool, snapshot: &Arc<Snapshot>) -> Next {
+    async fn forward_streaming(
+        &mut self,
+        mut ready: Ready,
+        rechunk: bool,
+        snapshot: &Arc<Snapshot>,
+    ) -> Next {
         let dialled = match self.dial(&ready, Reuse::Checked).await {
             Ok(dialled) => dialled,
             Err(kind) => return self.upstream_fault(&ready.head, kind).await,
@@ -88,11 +114,17 @@ impl Conn {
         let (client, upstream) = (&self.stream, &dialled.stream);
         let relay = Relay {
             from: client,
-            pace: Pace { wait: timeouts.body, rate_min: timeouts.body_rate_min },
+            pace: Pace {
+                wait: timeouts.body,
+                rate_min: timeouts.body_rate_min,
+            },
             to: upstream,
             send_timeout: response_timeout,
             rechunk,
-            bytes_max: ready.plan.body_bytes_max.saturating_sub(self.ex.bytes_in.saturating_sub(ready.head.bytes as u64)),
+            bytes_max: ready
+                .plan
+                .body_bytes_max
+                .saturating_sub(self.ex.bytes_in.saturating_sub(ready.head.bytes as u64)),
             buffers: &core.buffers,
         };
         let upload = async {
@@ -114,7 +146,8 @@ impl Conn {
             ex: &mut self.ex,
             notes: &self.notes,
             head: ready.head,
-            keep: ready.head.keep_alive && self.served + 1 < snapshot.listeners[self.listener].requests_per_connection,
+            keep: ready.head.keep_alive
+                && self.served + 1 < snapshot.listeners[self.listener].requests_per_connection,
             body_read: &uploaded,
             send_timeout: timeouts.send,
             response_timeout,
@@ -134,9 +167,16 @@ impl Conn {
         self.carry = carry;
         self.ex.bytes_in += uploaded.as_ref().copied().unwrap_or(0);
         match (uploaded, answered) {
-            (uploaded, Ok(answered)) => self.conclude(ready, dialled, Ok(answered), uploaded.is_ok()).await,
-            (Err(RelayError::SourceMalformed(rejection)), Err(_)) => self.refuse(&ready.head, rejection.closing()).await,
-            (Err(RelayError::TooLarge), Err(_)) => self.refuse(&ready.head, too_large(&ready)).await,
+            (uploaded, Ok(answered)) => {
+                self.conclude(ready, dialled, Ok(answered), uploaded.is_ok())
+                    .await
+            }
+            (Err(RelayError::SourceMalformed(rejection)), Err(_)) => {
+                self.refuse(&ready.head, rejection.closing()).await
+            }
+            (Err(RelayError::TooLarge), Err(_)) => {
+                self.refuse(&ready.head, too_large(&ready)).await
+            }
             (Err(RelayError::SourceTimeout), Err(_)) => Next::Close,
             (Err(RelayError::SourceClosed), Err(_)) => Next::Close,
             (_, answered) => self.conclude(ready, dialled, answered, false).await,
@@ -147,13 +187,26 @@ impl Conn {
         let began_us = self.since_start_us();
         let dialled = dial(&self.core, &ready.plan.route.upstream, reuse).await?;
         self.ex.upstream = Some(dialled.target.label.clone());
-        self.ex.timings.connect_us = if dialled.reused { 0 } else { self.since_start_us() - began_us };
+        self.ex.timings.connect_us = if dialled.reused {
+            0
+        } else {
+            self.since_start_us() - began_us
+        };
         Ok(dialled)
     }
 
-    fn response<'a>(&'a mut self, ready: &Ready, dialled: &'a Dialled, snapshot: &Snapshot, sent_us: u64, body_read: &'a Cell<bool>) -> Response<'a> {
+    fn response<'a>(
+        &'a mut self,
+        ready: &Ready,
+        dialled: &'a Dialled,
+        snapshot: &Snapshot,
+        sent_us: u64,
+        body_read: &'a Cell<bool>,
+    ) -> Response<'a> {
         let listener = &snapshot.listeners[self.listener];
-        let keep = ready.head.keep_alive && !self.core.is_draining() && self.served + 1 < listener.requests_per_connection;
+        let keep = ready.head.keep_alive
+            && !self.core.is_draining()
+            && self.served + 1 < listener.requests_per_connection;
         Response {
             core: &self.core,
             client: &self.stream,
@@ -171,14 +224,30 @@ impl Conn {
     }
 
     /// The exchange is over as far as the upstream goes: what becomes of both connections.
-    async fn conclude(&mut self, ready: Ready, dialled: Dialled, answered: Result<Answered, Failed>, body_read: bool) -> Next {
+    async fn conclude(
+        &mut self,
+        ready: Ready,
+        dialled: Dialled,
+        answered: Result<Answered, Failed>,
+        body_read: bool,
+    ) -> Next {
         match answered {
-            Ok(Answered { upstream_keeps, client_keeps, tunnel: false }) => {
+            Ok(Answered {
+                upstream_keeps,
+                client_keeps,
+                tunnel: false,
+            }) => {
                 self.ex.decision = Decision::Allowed;
                 if upstream_keeps && body_read {
                     let (group, now_ns) = (&ready.plan.route.upstream, clock::mono_coarse_ns());
-                    let (id, most, timeout) = (dialled.target.id, group.idle_connections_max, group.idle_timeout);
-                    self.core.pools.give(id, dialled.stream, most, timeout, now_ns);
+                    let (id, most, timeout) = (
+                        dialled.target.id,
+                        group.idle_connections_max,
+                        group.idle_timeout,
+                    );
+                    self.core
+                        .pools
+                        .give(id, dialled.stream, most, timeout, now_ns);
                 }
                 match (client_keeps && body_read, body_read) {
                     (true, _) => Next::Keep,
@@ -188,12 +257,16 @@ impl Conn {
             Ok(Answered { .. }) => {
                 self.ex.decision = Decision::Allowed;
                 let carry = std::mem::take(&mut self.carry);
-                let sent = super::tunnel::run(&self.core, &self.stream, carry, &dialled.stream).await;
+                let sent =
+                    super::tunnel::run(&self.core, &self.stream, carry, &dialled.stream).await;
                 self.ex.bytes_in += sent.to_upstream;
                 self.ex.bytes_out += sent.to_client;
                 Next::Close
             }
-            Err(Failed::Stale) => self.upstream_fault(&ready.head, UpstreamFaultKind::Reset).await,
+            Err(Failed::Stale) => {
+                self.upstream_fault(&ready.head, UpstreamFaultKind::Reset)
+                    .await
+            }
             Err(Failed::BeforeHead(kind)) => self.upstream_fault(&ready.head, kind).await,
             Err(Failed::MidBody(kind)) => {
                 self.ex.decision = Decision::UpstreamFault(kind);

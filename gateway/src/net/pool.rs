@@ -31,7 +31,14 @@ impl Pools {
     }
 
     /// Keeps a connection whose response was read to its end.
-    pub fn give(&self, target: u32, stream: Stream, idle_max: usize, idle_timeout: Duration, now_ns: u64) {
+    pub fn give(
+        &self,
+        target: u32,
+        stream: Stream,
+        idle_max: usize,
+        idle_timeout: Duration,
+        now_ns: u64,
+    ) {
         stream.deadline.disarm();
         let mut all = self.by_target.borrow_mut();
         let index = target as usize;
@@ -40,7 +47,10 @@ impl Pools {
         }
         let idle = &mut all[index];
         if idle.len() < idle_max {
-            idle.push(Idle { stream, expires_ns: now_ns.saturating_add(idle_timeout.as_nanos() as u64) });
+            idle.push(Idle {
+                stream,
+                expires_ns: now_ns.saturating_add(idle_timeout.as_nanos() as u64),
+            });
         }
     }
 

@@ -66,7 +66,9 @@ impl Relay<'_> {
         let mut total = 0u64;
         let mut started = false;
         loop {
-            total += body.pump(carry, out, LARGE, self.rechunk).map_err(RelayError::SourceMalformed)?;
+            total += body
+                .pump(carry, out, LARGE, self.rechunk)
+                .map_err(RelayError::SourceMalformed)?;
             if total > self.bytes_max {
                 return Err(RelayError::TooLarge);
             }
@@ -96,7 +98,11 @@ impl Relay<'_> {
         }
     }
 
-    async fn flush(&self, out: &mut Vec<u8>, sent: &std::cell::Cell<u64>) -> Result<(), RelayError> {
+    async fn flush(
+        &self,
+        out: &mut Vec<u8>,
+        sent: &std::cell::Cell<u64>,
+    ) -> Result<(), RelayError> {
         if out.is_empty() {
             return Ok(());
         }
@@ -129,7 +135,8 @@ impl Relay<'_> {
             return self.from.read(carry.space()).await.map_err(failed);
         }
         if out.capacity() < LARGE && *total > 0 {
-            self.buffers.give(std::mem::replace(out, self.buffers.large()));
+            self.buffers
+                .give(std::mem::replace(out, self.buffers.large()));
         }
         let n = self.from.read(out).await.map_err(failed)?;
         let beyond = body.count(n);
@@ -146,6 +153,10 @@ impl Relay<'_> {
     }
 
     fn source_gone(&self) -> RelayError {
-        if self.from.deadline.fired() { RelayError::SourceTimeout } else { RelayError::SourceClosed }
+        if self.from.deadline.fired() {
+            RelayError::SourceTimeout
+        } else {
+            RelayError::SourceClosed
+        }
     }
 }

@@ -10,8 +10,8 @@ use crate::http::Version;
 use crate::http::body::{Carry, Decoder};
 use crate::http::chunked::ChunkedDecoder;
 use crate::http::encode::BodyOut;
-use crate::http::parse::{HeadLimits, HeaderSpace};
 use crate::http::response::{ResponseFraming, encode_response, parse_response};
+use crate::http::{HeadLimits, HeaderSpace};
 use crate::outcome::UpstreamFaultKind;
 use crate::pipeline::{Exchange, Notes};
 use std::cell::Cell;
@@ -74,7 +74,10 @@ impl Response<'_> {
         let beyond = carry.unread().len();
         carry.consume(beyond);
         self.core.buffers.give(carry.release());
-        result.map(|a| Answered { upstream_keeps: a.upstream_keeps && beyond == 0, ..a })
+        result.map(|a| Answered {
+            upstream_keeps: a.upstream_keeps && beyond == 0,
+            ..a
+        })
     }
 
     async fn read_head(&mut self, carry: &mut Carry) -> Result<Encoded, Failed> {
@@ -84,14 +87,18 @@ impl Response<'_> {
                 match self.look(carry)? {
                     Some(Some(encoded)) => return Ok(encoded),
                     Some(None) if interim < INTERIM_MAX => interim += 1,
-                    Some(None) => return Err(Failed::BeforeHead(UpstreamFaultKind::MalformedResponse)),
+                    Some(None) => {
+                        return Err(Failed::BeforeHead(UpstreamFaultKind::MalformedResponse));
+                    }
                     None => break,
                 }
             }
             let read = self.upstream.read(carry.space()).await;
             match read {
                 Ok(n) if n > 0 => {}
-                _ if self.upstream.deadline.fired() => return Err(Failed::BeforeHead(UpstreamFaultKind::ResponseTimeout)),
+                _ if self.upstream.deadline.fired() => {
+                    return Err(Failed::BeforeHead(UpstreamFaultKind::ResponseTimeout));
+                }
                 _ if carry.is_empty() && interim == 0 => return Err(Failed::Stale),
                 _ => return Err(Failed::BeforeHead(UpstreamFaultKind::Reset)),
             }
@@ -100,10 +107,16 @@ impl Response<'_> {
 
     /// `None`: not complete; `Some(None)`: an interim response, skipped.
     fn look(&mut self, carry: &mut Carry) -> Result<Option<Option<Encoded>>, Failed> {
-        let limits = HeadLimits { head_bytes_max: 64 << 10, ..HeadLimits::default() };
+        let limits = HeadLimits {
+            head_bytes_max: 64 << 10,
+            ..HeadLimits::default()
+        };
         let mut space = HeaderSpace::default();
-        let parsed = parse_response(carry.unread(), &self.ex.method, &limits, &mut space).map_err(Failed::BeforeHead)?;
-        let Some((response, bytes)) = parsed else { return Ok(None) };
+        let parsed = parse_response(carry.unread(), &self.ex.method, &limits, &mut space)
+            .map_err(Failed::BeforeHead)?;
+        let Some((response, bytes)) = parsed else {
+            return Ok(None);
+        };
         let status = response.status;
         let tunnel = status == 101 && self.websocket;
         if status < 200 && !tunnel {
@@ -116,7 +129,9 @@ impl Response<'_> {
         }
         self.ex.status = status;
         self.ex.upstream_status = status;
-        self.ex.timings.upstream_us = (clock::mono_ns().saturating_sub(self.ex.started.mono_ns) / 1000).saturating_sub(self.sent_us);
+        self.ex.timings.upstream_us = (clock::mono_ns().saturating_sub(self.ex.started.mono_ns)
+            / 1000)
+            .saturating_sub(self.sent_us);
         let http11 = self.head.version == Version::Http11;
         let (framing, body) = match response.framing {
             ResponseFraming::Empty => (BodyOut::None, Decoder::Done),
@@ -126,21 +141,55 @@ impl Response<'_> {
         };
         // Only HTTP/1.1 knows chunks; before it, the end of the connection is the end of the body.
         let close_delimited = matches!(framing, BodyOut::Chunked) && !http11;
-        let framing = if close_delimited { BodyOut::None } else { framing };
+        let framing = if close_delimited {
+            BodyOut::None
+        } else {
+            framing
+        };
         let rechunk = matches!(framing, BodyOut::Chunked);
-        let client_keeps = self.keep && self.body_read.get() && !close_delimited && !self.core.is_draining();
+        let client_keeps =
+            self.keep && self.body_read.get() && !close_delimited && !self.core.is_draining();
         let mut out = self.core.buffers.small();
-        encode_response(&response, &self.notes.response_fields, framing, self.head.version, !client_keeps && !tunnel, &self.ex.id, &mut out);
+        encode_response(
+            &response,
+            &self.notes.response_fields,
+            framing,
+            self.head.version,
+            !client_keeps && !tunnel,
+            &self.ex.id,
+            &mut out,
+        );
         let upstream_keeps = response.keep_alive && !matches!(body, Decoder::UntilClose);
         carry.consume(bytes);
-        Ok(Some(Some(Encoded { out, body, rechunk, answered: Answered { upstream_keeps, client_keeps, tunnel } })))
+        Ok(Some(Some(Encoded {
+            out,
+            body,
+            rechunk,
+            answered: Answered {
+                upstream_keeps,
+                client_keeps,
+                tunnel,
+            },
+        })))
     }
 
-    async fn relay_body(&mut self, encoded: Encoded, carry: &mut Carry) -> Result<Answered, Failed> {
-        let Encoded { out, mut body, rechunk, answered } = encoded;
+    async fn relay_body(
+        &mut self,
+        encoded: Encoded,
+        carry: &mut Carry,
+    ) -> Result<Answered, Failed> {
+        let Encoded {
+            out,
+            mut body,
+            rechunk,
+            answered,
+        } = encoded;
         let relay = Relay {
             from: self.upstream,
-            pace: Pace { wait: self.response_timeout, rate_min: 0 },
+            pace: Pace {
+                wait: self.response_timeout,
+                rate_min: 0,
+            },
             to: self.client,
             send_timeout: self.send_timeout,
             rechunk,
@@ -153,9 +202,15 @@ impl Response<'_> {
         match relayed {
             Ok(_) => Ok(answered),
             Err(RelayError::SinkFailed | RelayError::SinkTimeout) => Err(Failed::ClientGone),
-            Err(RelayError::SourceTimeout) => Err(Failed::MidBody(UpstreamFaultKind::ResponseTimeout)),
-            Err(RelayError::SourceMalformed(_)) => Err(Failed::MidBody(UpstreamFaultKind::MalformedResponse)),
-            Err(RelayError::SourceClosed | RelayError::TooLarge) => Err(Failed::MidBody(UpstreamFaultKind::Reset)),
+            Err(RelayError::SourceTimeout) => {
+                Err(Failed::MidBody(UpstreamFaultKind::ResponseTimeout))
+            }
+            Err(RelayError::SourceMalformed(_)) => {
+                Err(Failed::MidBody(UpstreamFaultKind::MalformedResponse))
+            }
+            Err(RelayError::SourceClosed | RelayError::TooLarge) => {
+                Err(Failed::MidBody(UpstreamFaultKind::Reset))
+            }
         }
     }
 }

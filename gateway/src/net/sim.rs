@@ -102,7 +102,11 @@ pub fn dial() -> Option<io::Result<Socket>> {
     UPSTREAMS.with(|u| {
         let mut connect = u.borrow_mut();
         let connect = connect.as_mut()?;
-        Some(connect().map(Socket::simulated).ok_or_else(|| io::ErrorKind::ConnectionRefused.into()))
+        Some(
+            connect()
+                .map(Socket::simulated)
+                .ok_or_else(|| io::ErrorKind::ConnectionRefused.into()),
+        )
     })
 }
 
@@ -130,9 +134,18 @@ impl SimEnd {
                 return Poll::Pending;
             }
             let most = (buf.capacity() - buf.len()).min(pipe.bytes.len());
-            let n = if pipe.rng.one_in(3) { 1 + pipe.rng.below(most.min(9)) } else { 1 + pipe.rng.below(most) }.min(most);
+            let n = if pipe.rng.one_in(3) {
+                1 + pipe.rng.below(most.min(9))
+            } else {
+                1 + pipe.rng.below(most)
+            }
+            .min(most);
             buf.extend(pipe.bytes.drain(..n));
-            pipe.stalled = if pipe.rng.one_in(4) { pipe.rng.below(20) as u32 } else { 0 };
+            pipe.stalled = if pipe.rng.one_in(4) {
+                pipe.rng.below(20) as u32
+            } else {
+                0
+            };
             if let Some(w) = pipe.writer.take() {
                 w.wake();
             }
@@ -153,7 +166,10 @@ impl SimEnd {
                 if data.is_empty() {
                     return Poll::Ready(Ok(()));
                 }
-                let room = pipe.capacity.saturating_sub(pipe.bytes.len()).min(data.len());
+                let room = pipe
+                    .capacity
+                    .saturating_sub(pipe.bytes.len())
+                    .min(data.len());
                 if room == 0 {
                     pipe.writer = Some(cx.waker().clone());
                     return Poll::Pending;

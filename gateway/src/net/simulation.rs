@@ -8,11 +8,11 @@ use super::sim::{self, Rng, SimEnd};
 use super::socket::Socket;
 use crate::config;
 use crate::diagnose::Files;
+use crate::http::Framing;
 use crate::http::body::{Carry, Decoder, finish_chunks};
 use crate::http::chunked::{ChunkedDecoder, encode_chunk_head};
-use crate::http::parse::{HeadLimits, HeadScratch, HeaderSpace, Parsed, parse, };
 use crate::http::response::{ResponseFraming, parse_response};
-use crate::http::Framing;
+use crate::http::{HeadLimits, HeadScratch, HeaderSpace, Parsed, parse};
 use crate::observe::metrics::Metrics;
 use crate::observe::record::CoreRecorder;
 use std::cell::RefCell;
@@ -139,7 +139,9 @@ fn answer_bytes(script: &Script, rng: &mut Rng) -> Vec<u8> {
     let mut out = b"HTTP/1.1 200 OK\r\n".to_vec();
     match script.answer_framing {
         AnswerFraming::Length => {
-            out.extend_from_slice(format!("Content-Length: {}\r\n\r\n", script.answer.len()).as_bytes());
+            out.extend_from_slice(
+                format!("Content-Length: {}\r\n\r\n", script.answer.len()).as_bytes(),
+            );
             out.extend_from_slice(&script.answer);
         }
         AnswerFraming::Chunked => {
@@ -160,8 +162,13 @@ async fn read_request(end: &SimEnd, carry: &mut Carry) -> Option<(usize, Vec<u8>
         let mut scratch = HeadScratch::new();
         let mut space = HeaderSpace::default();
         if !carry.is_empty() {
-            if let Parsed::Complete { head, head_len, .. } =
-                parse(carry.unread(), &HeadLimits::default(), &mut scratch, &mut space).expect("the gateway sends strict heads")
+            if let Parsed::Complete { head, head_len, .. } = parse(
+                carry.unread(),
+                &HeadLimits::default(),
+                &mut scratch,
+                &mut space,
+            )
+            .expect("the gateway sends strict heads")
             {
                 assert_eq!(head.header("x-forwarded-for"), Some(&b"192.0.2.1"[..]));
                 let decoder = match head.framing {
@@ -180,7 +187,9 @@ async fn read_request(end: &SimEnd, carry: &mut Carry) -> Option<(usize, Vec<u8>
     };
     let mut body = Vec::new();
     loop {
-        decoder.pump(carry, &mut body, usize::MAX, false).expect("the gateway frames bodies strictly");
+        decoder
+            .pump(carry, &mut body, usize::MAX, false)
+            .expect("the gateway frames bodies strictly");
         if decoder.is_done() {
             return Some((index, body));
         }
@@ -191,17 +200,21 @@ async fn read_request(end: &SimEnd, carry: &mut Carry) -> Option<(usize, Vec<u8>
 }
 
 async fn more(end: &SimEnd, carry: &mut Carry) -> bool {
-    let mut buf = std::mem::take(carry.space());
-    buf.reserve(4096);
-    let unread = carry.is_empty();
-    debug_assert!(unread || !buf.is_empty());
-    let (result, back) = end.recv(buf).await;
-    *carry.space() = back;
+    let space = carry.space();
+    space.reserve(4096);
+    let (result, back) = end.recv(std::mem::take(space)).await;
+    *space = back;
     matches!(result, Ok(n) if n > 0)
 }
 
 /// Serves one upstream connection as the plan says. Returns nothing: what it saw goes to `seen`.
-async fn upstream(end: SimEnd, connection: usize, plan: Rc<Plan>, mut rng: Rng, seen: Rc<RefCell<Vec<(usize, Vec<u8>)>>>) {
+async fn upstream(
+    end: SimEnd,
+    connection: usize,
+    plan: Rc<Plan>,
+    mut rng: Rng,
+    seen: Rc<RefCell<Vec<(usize, Vec<u8>)>>>,
+) {
     let mut carry = Carry::default();
     let mut served = 0;
     while let Some((index, body)) = read_request(&end, &mut carry).await {
@@ -232,13 +245,24 @@ async fn upstream(end: SimEnd, connection: usize, plan: Rc<Plan>, mut rng: Rng, 
 /// Sends the requests one after the other, or all at once, and reads the responses.
 async fn client(end: SimEnd, plan: Rc<Plan>, mut rng: Rng) -> Vec<(u16, Option<Vec<u8>>)> {
     let pipelined = rng.one_in(3);
-    let mut wire: Vec<Vec<u8>> = plan.scripts.iter().enumerate().map(|(i, s)| request_bytes(i, s, &mut rng)).collect();
+    let mut wire: Vec<Vec<u8>> = plan
+        .scripts
+        .iter()
+        .enumerate()
+        .map(|(i, s)| request_bytes(i, s, &mut rng))
+        .collect();
     if pipelined {
         wire = vec![wire.concat()];
     }
     let (mut responses, mut carry, mut sent) = (Vec::new(), Carry::default(), 0usize);
     for part in &wire {
-        let cut = [plan.faults.client_resets_after, plan.faults.client_stalls_after].into_iter().flatten().next();
+        let cut = [
+            plan.faults.client_resets_after,
+            plan.faults.client_stalls_after,
+        ]
+        .into_iter()
+        .flatten()
+        .next();
         let allowed = cut.map_or(part.len(), |c| c.saturating_sub(sent).min(part.len()));
         let sending = async {
             let ok = end.send(&part[..allowed]).await;
@@ -271,7 +295,11 @@ async fn client(end: SimEnd, plan: Rc<Plan>, mut rng: Rng) -> Vec<(u16, Option<V
 }
 
 /// Status and body; `None` for a body that was cut off, nothing at all where no head came.
-async fn read_response(end: &SimEnd, carry: &mut Carry, method: &str) -> Option<(u16, Option<Vec<u8>>)> {
+async fn read_response(
+    end: &SimEnd,
+    carry: &mut Carry,
+    method: &str,
+) -> Option<(u16, Option<Vec<u8>>)> {
     let (status, mut decoder) = loop {
         let mut space = HeaderSpace::default();
         if !carry.is_empty() {
@@ -294,7 +322,9 @@ async fn read_response(end: &SimEnd, carry: &mut Carry, method: &str) -> Option<
     };
     let mut body = Vec::new();
     loop {
-        decoder.pump(carry, &mut body, usize::MAX, false).expect("the gateway frames bodies strictly");
+        decoder
+            .pump(carry, &mut body, usize::MAX, false)
+            .expect("the gateway frames bodies strictly");
         if decoder.is_done() {
             return Some((status, Some(body)));
         }
@@ -317,7 +347,8 @@ fn shared() -> Arc<Shared> {
         path = "/*"
         upstream = "sim"
     "#;
-    let compiled = config::compile(text, &Files::default(), &mut config::Ids::default()).expect("the config of the simulation");
+    let compiled = config::compile(text, &Files::default(), &mut config::Ids::default())
+        .expect("the config of the simulation");
     Arc::new(Shared::for_tests(compiled.snapshot))
 }
 
@@ -327,20 +358,35 @@ async fn run(seed: u64) {
     let plan = Rc::new(plan(&mut rng));
     let shared = shared();
     let metrics: Arc<Metrics> = shared.metrics.clone();
-    let core = Rc::new(Core::new(shared, CoreRecorder::new(None, None, metrics.core())));
+    let core = Rc::new(Core::new(
+        shared,
+        CoreRecorder::new(None, None, metrics.core()),
+    ));
     let seen = Rc::new(RefCell::new(Vec::new()));
-    let (for_upstreams, upstream_seen, upstream_rng) = (plan.clone(), seen.clone(), RefCell::new(Rng(rng.next())));
+    let (for_upstreams, upstream_seen, upstream_rng) =
+        (plan.clone(), seen.clone(), RefCell::new(Rng(rng.next())));
     let connections = std::cell::Cell::new(0);
     sim::set_upstreams(Some(Box::new(move || {
         let mut rng = upstream_rng.borrow_mut();
         let (ours, theirs) = sim::pair(&mut rng);
         let n = connections.replace(connections.get() + 1);
-        tokio::task::spawn_local(upstream(theirs, n, for_upstreams.clone(), Rng(rng.next()), upstream_seen.clone()));
+        tokio::task::spawn_local(upstream(
+            theirs,
+            n,
+            for_upstreams.clone(),
+            Rng(rng.next()),
+            upstream_seen.clone(),
+        ));
         Some(ours)
     })));
     let (ours, theirs) = sim::pair(&mut rng);
     let peer = std::net::SocketAddr::from(([192, 0, 2, 1], 4711));
-    let served = tokio::task::spawn_local(super::conn::serve(core.clone(), Socket::simulated(ours), 0, peer));
+    let served = tokio::task::spawn_local(super::conn::serve(
+        core.clone(),
+        Socket::simulated(ours),
+        0,
+        peer,
+    ));
     let client = tokio::task::spawn_local(client(theirs, plan.clone(), Rng(rng.next())));
 
     // Many small steps of the tasks for one step of the clock.
@@ -352,7 +398,12 @@ async fn run(seed: u64) {
         }
         now_ns += TICK_NS;
         core.deadlines.tick(now_ns);
-        assert!(now_ns < hang_ns, "still running after {}s: {:?}", HANG_NS / 1_000_000_000, plan.faults);
+        assert!(
+            now_ns < hang_ns,
+            "still running after {}s: {:?}",
+            HANG_NS / 1_000_000_000,
+            plan.faults
+        );
     }
     served.await.expect("the connection's task");
     let responses = client.await.expect("the client's task");
@@ -362,28 +413,58 @@ async fn run(seed: u64) {
     assert_eq!(core.deadlines.open(), 0, "a connection is left over");
 }
 
-fn check(plan: &Plan, responses: &[(u16, Option<Vec<u8>>)], seen: &[(usize, Vec<u8>)], metrics: &Metrics) {
+fn check(
+    plan: &Plan,
+    responses: &[(u16, Option<Vec<u8>>)],
+    seen: &[(usize, Vec<u8>)],
+    metrics: &Metrics,
+) {
     let totals = metrics.totals();
     // Whatever happened: what reached the upstream is what was sent, and never half of it as if whole.
     for (index, body) in seen {
-        let sent = plan.scripts[*index].body.as_ref().map_or(&[][..], |(b, _)| b);
-        assert!(body == sent, "request {index}: the upstream saw another body");
+        let sent = plan.scripts[*index]
+            .body
+            .as_ref()
+            .map_or(&[][..], |(b, _)| b);
+        assert!(
+            body == sent,
+            "request {index}: the upstream saw another body"
+        );
     }
     // A complete 200 carries exactly the upstream's answer.
     for (i, (status, body)) in responses.iter().enumerate() {
         if let (200, Some(body)) = (status, body) {
-            assert!(*body == plan.scripts[i].answer, "response {i}: the client saw another body");
+            assert!(
+                *body == plan.scripts[i].answer,
+                "response {i}: the client saw another body"
+            );
         }
-        assert!(matches!(status, 200 | 408 | 502 | 504), "response {i} has status {status}");
+        assert!(
+            matches!(status, 200 | 408 | 502 | 504),
+            "response {i} has status {status}"
+        );
     }
     // One record for each exchange begun: each response, and at most one that got none.
     let records = totals.all.requests as usize;
-    assert!(records == responses.len() || records == responses.len() + 1, "{records} records, {} responses", responses.len());
+    assert!(
+        records == responses.len() || records == responses.len() + 1,
+        "{records} records, {} responses",
+        responses.len()
+    );
     if !plan.faults.any() {
-        assert_eq!(responses.len(), plan.scripts.len(), "responses are missing: {} of {:?} seen {}", responses.len(), plan.scripts.iter().map(|s| (s.method, s.body.as_ref().map(|b| (b.0.len(), b.1)), s.answer.len(), s.answer_framing)).collect::<Vec<_>>(), seen.len());
-        assert!(responses.iter().all(|(status, body)| *status == 200 && body.is_some()), "{responses:?}");
+        assert_eq!(responses.len(), plan.scripts.len(), "responses are missing");
+        assert!(
+            responses
+                .iter()
+                .all(|(status, body)| *status == 200 && body.is_some()),
+            "{responses:?}"
+        );
         let order: Vec<usize> = seen.iter().map(|(i, _)| *i).collect();
-        assert_eq!(order, (0..plan.scripts.len()).collect::<Vec<_>>(), "requests out of order");
+        assert_eq!(
+            order,
+            (0..plan.scripts.len()).collect::<Vec<_>>(),
+            "requests out of order"
+        );
         assert_eq!(records, plan.scripts.len());
     }
 }
@@ -391,13 +472,21 @@ fn check(plan: &Plan, responses: &[(u16, Option<Vec<u8>>)], seen: &[(usize, Vec<
 #[test]
 fn exchanges_survive_every_schedule() {
     let seeds = match std::env::var("SIMULATION_SEED") {
-        Ok(seed) => seed.parse().map(|s: u64| s..s + 1).expect("SIMULATION_SEED is a number"),
+        Ok(seed) => seed
+            .parse()
+            .map(|s: u64| s..s + 1)
+            .expect("SIMULATION_SEED is a number"),
         Err(_) => 0..SEEDS,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
     for seed in seeds {
         let local = tokio::task::LocalSet::new();
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(local.run_until(run(seed)))));
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            runtime.block_on(local.run_until(run(seed)))
+        }));
         sim::set_upstreams(None);
         if let Err(panic) = outcome {
             eprintln!("seed {seed} (run it alone with SIMULATION_SEED={seed})");

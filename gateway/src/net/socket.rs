@@ -35,7 +35,10 @@ impl Socket {
     #[cfg(test)]
     pub fn simulated(end: super::sim::SimEnd) -> Socket {
         let placeholder = std::fs::File::open("/dev/null").expect("/dev/null");
-        Socket { fd: placeholder.into(), sim: Some(end) }
+        Socket {
+            fd: placeholder.into(),
+            sim: Some(end),
+        }
     }
 
     #[cfg(test)]
@@ -98,7 +101,9 @@ impl Socket {
             return sim.is_quiet();
         }
         let mut byte = [std::mem::MaybeUninit::uninit()];
-        match socket2::SockRef::from(&self.fd).recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT) {
+        match socket2::SockRef::from(&self.fd)
+            .recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT)
+        {
             Err(e) => e.kind() == io::ErrorKind::WouldBlock,
             Ok(_) => false, // closed, or bytes that nobody asked for
         }

@@ -30,8 +30,17 @@ struct Tls {
 
 impl Stream {
     pub fn plain(socket: Rc<Socket>, deadlines: &Rc<Deadlines>, buffers: Rc<Buffers>) -> Stream {
-        let (deadline, write_deadline) = (deadlines.watch(socket.clone()), deadlines.watch(socket.clone()));
-        Stream { socket, deadline, write_deadline, tls: None, buffers }
+        let (deadline, write_deadline) = (
+            deadlines.watch(socket.clone()),
+            deadlines.watch(socket.clone()),
+        );
+        Stream {
+            socket,
+            deadline,
+            write_deadline,
+            tls: None,
+            buffers,
+        }
     }
 
     /// Runs the handshake. On failure the alert has been sent.
@@ -42,8 +51,15 @@ impl Stream {
         session: Session,
         timeout: Duration,
     ) -> io::Result<Stream> {
-        let tls = Tls { session: RefCell::new(session), writing: Cell::new(false), early: RefCell::default() };
-        let stream = Stream { tls: Some(Box::new(tls)), ..Stream::plain(socket, deadlines, buffers) };
+        let tls = Tls {
+            session: RefCell::new(session),
+            writing: Cell::new(false),
+            early: RefCell::default(),
+        };
+        let stream = Stream {
+            tls: Some(Box::new(tls)),
+            ..Stream::plain(socket, deadlines, buffers)
+        };
         stream.deadline.arm(timeout, End::Both);
         match stream.drive_handshake().await {
             Ok(()) => {
@@ -145,7 +161,9 @@ impl Stream {
     }
 
     async fn read_tls(&self, plain: &mut Vec<u8>) -> io::Result<Taken> {
-        let Some(tls) = &self.tls else { return Ok(Taken::Closed) };
+        let Some(tls) = &self.tls else {
+            return Ok(Taken::Closed);
+        };
         let (result, mut cipher) = op::recv(&self.socket, self.buffers.small()).await;
         let taken = match result {
             Err(e) => Err(e),

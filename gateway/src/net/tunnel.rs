@@ -24,9 +24,15 @@ pub async fn run(core: &Core, client: &Stream, carry: Carry, upstream: &Stream) 
         upstream.deadline.arm(IDLE, End::Both);
     };
     touch();
-    let (to_upstream, to_client) =
-        join(pipe(core, client, upstream, carry, &touch), pipe(core, upstream, client, Carry::default(), &touch)).await;
-    Sent { to_upstream, to_client }
+    let (to_upstream, to_client) = join(
+        pipe(core, client, upstream, carry, &touch),
+        pipe(core, upstream, client, Carry::default(), &touch),
+    )
+    .await;
+    Sent {
+        to_upstream,
+        to_client,
+    }
 }
 
 async fn pipe(core: &Core, from: &Stream, to: &Stream, mut carry: Carry, touch: &impl Fn()) -> u64 {

@@ -61,14 +61,27 @@ pub enum Step {
 }
 
 /// Decides on the head alone.
-pub fn request(stage: Stage<'_>, head: &RequestHead<'_>, ex: &mut Exchange, notes: &mut Notes) -> Result<Step, Rejection> {
+pub fn request(
+    stage: Stage<'_>,
+    head: &RequestHead<'_>,
+    ex: &mut Exchange,
+    notes: &mut Notes,
+) -> Result<Step, Rejection> {
     describe(head, ex);
     ex.client = client_address(stage.listener, unmapped(ex.socket.ip()), head);
     if stage.bans.covers(ex.client, stage.now.mono_ns).is_some() {
-        return Err(Rejection::new(RejectionKind::Banned, rule(&RULE_BANS), "this address is banned for a while").closing());
+        return Err(Rejection::new(
+            RejectionKind::Banned,
+            rule(&RULE_BANS),
+            "this address is banned for a while",
+        )
+        .closing());
     }
     let (route, params) = find_route(stage, head)?;
-    ex.route = Some(RouteRef { id: route.id, name: route.name.clone() });
+    ex.route = Some(RouteRef {
+        id: route.id,
+        name: route.name.clone(),
+    });
 
     let limit = body_limit(stage, &route, head)?;
     let mut shadowed = std::mem::take(&mut ex.shadowed);
@@ -76,10 +89,18 @@ pub fn request(stage: Stage<'_>, head: &RequestHead<'_>, ex: &mut Exchange, note
     let admission = route.chain.check_head(&mut cx, &mut shadowed);
     ex.shadowed = shadowed;
     Ok(match admission? {
-        Admission::Permit(permit) => Step::Forward(Plan { permit, route, body_bytes_max: limit }),
+        Admission::Permit(permit) => Step::Forward(Plan {
+            permit,
+            route,
+            body_bytes_max: limit,
+        }),
         Admission::NeedsBody(pending) => {
             let bytes_max = pending.max.min(limit);
-            Step::NeedsBody(AwaitingBody { pending, route, bytes_max })
+            Step::NeedsBody(AwaitingBody {
+                pending,
+                route,
+                bytes_max,
+            })
         }
     })
 }
@@ -93,7 +114,11 @@ pub fn body(
     ex: &mut Exchange,
     notes: &mut Notes,
 ) -> Result<Plan, Rejection> {
-    let AwaitingBody { pending, route, bytes_max } = awaiting;
+    let AwaitingBody {
+        pending,
+        route,
+        bytes_max,
+    } = awaiting;
     let params = match stage.snapshot.table.find(head) {
         Ok(found) => found.params,
         Err(_) => Params::default(), // cannot be: the same head has matched before
@@ -102,7 +127,11 @@ pub fn body(
     let mut cx = policy_cx(stage, head, &params, &route, ex, notes);
     let permit = pending.check_body(&route.chain, &mut cx, body, &mut shadowed);
     ex.shadowed = shadowed;
-    Ok(Plan { permit: permit?, route, body_bytes_max: bytes_max })
+    Ok(Plan {
+        permit: permit?,
+        route,
+        body_bytes_max: bytes_max,
+    })
 }
 
 fn policy_cx<'a>(
@@ -115,7 +144,10 @@ fn policy_cx<'a>(
 ) -> PolicyCx<'a> {
     PolicyCx {
         head,
-        peer: Peer { ip: ex.client, tls: ex.tls.as_deref() },
+        peer: Peer {
+            ip: ex.client,
+            tls: ex.tls.as_deref(),
+        },
         params,
         route: &route.name,
         now: stage.now,
@@ -132,31 +164,45 @@ fn describe(head: &RequestHead<'_>, ex: &mut Exchange) {
     ex.host.push_str(head.host);
     ex.path.push_str(head.path);
     if let Some(agent) = head.header("user-agent") {
-        ex.user_agent.push_str(&String::from_utf8_lossy(&agent[..agent.len().min(256)]));
+        ex.user_agent
+            .push_str(&String::from_utf8_lossy(&agent[..agent.len().min(256)]));
     }
 }
 
-fn find_route<'h>(stage: Stage<'h>, head: &'h RequestHead<'_>) -> Result<(Arc<Route>, Params<'h>), Rejection> {
+fn find_route<'h>(
+    stage: Stage<'h>,
+    head: &'h RequestHead<'_>,
+) -> Result<(Arc<Route>, Params<'h>), Rejection> {
     match stage.snapshot.table.find(head) {
         Ok(found) => {
             let route = stage.snapshot.routes[found.index].clone();
             Ok((route, found.params))
         }
-        Err(NoRoute::NotFound) => {
-            Err(Rejection::new(RejectionKind::NotFound, rule(&RULE_ROUTE), "no route serves this host and path"))
-        }
-        Err(NoRoute::MethodNotAllowed { allow }) => {
-            Err(Rejection::new(RejectionKind::MethodNotAllowed, rule(&RULE_ROUTE), "this path has no such method").field("Allow", allow))
-        }
+        Err(NoRoute::NotFound) => Err(Rejection::new(
+            RejectionKind::NotFound,
+            rule(&RULE_ROUTE),
+            "no route serves this host and path",
+        )),
+        Err(NoRoute::MethodNotAllowed { allow }) => Err(Rejection::new(
+            RejectionKind::MethodNotAllowed,
+            rule(&RULE_ROUTE),
+            "this path has no such method",
+        )
+        .field("Allow", allow)),
     }
 }
 
 fn body_limit(stage: Stage<'_>, route: &Route, head: &RequestHead<'_>) -> Result<u64, Rejection> {
-    let limit = route.chain.body_limit(head).unwrap_or(stage.listener.body_bytes_max);
+    let limit = route
+        .chain
+        .body_limit(head)
+        .unwrap_or(stage.listener.body_bytes_max);
     match head.framing {
-        crate::http::Framing::Length(n) if n > limit => {
-            Err(Rejection::new(RejectionKind::BodyTooLarge, rule(&RULE_BODY), format!("a body may have {limit} bytes here")))
-        }
+        crate::http::Framing::Length(n) if n > limit => Err(Rejection::new(
+            RejectionKind::BodyTooLarge,
+            rule(&RULE_BODY),
+            format!("a body may have {limit} bytes here"),
+        )),
         _ => Ok(limit),
     }
 }
@@ -168,9 +214,15 @@ fn client_address(listener: &Listener, socket: IpAddr, head: &RequestHead<'_>) -
         return socket;
     }
     let mut client = socket;
-    let fields = head.headers.iter().rev().filter(|h| h.is("x-forwarded-for"));
+    let fields = head
+        .headers
+        .iter()
+        .rev()
+        .filter(|h| h.is("x-forwarded-for"));
     for entry in fields.filter_map(|h| h.text()).flat_map(|v| v.rsplit(',')) {
-        let Some(ip) = parse_forwarded(entry.trim()) else { return client };
+        let Some(ip) = parse_forwarded(entry.trim()) else {
+            return client;
+        };
         client = ip;
         if !listener.is_trusted_proxy(ip) {
             return client;
@@ -181,7 +233,10 @@ fn client_address(listener: &Listener, socket: IpAddr, head: &RequestHead<'_>) -
 
 /// An address, with or without port and brackets, as proxies write them.
 fn parse_forwarded(entry: &str) -> Option<IpAddr> {
-    let ip = entry.parse::<IpAddr>().ok().or_else(|| entry.parse::<std::net::SocketAddr>().ok().map(|a| a.ip()))?;
+    let ip = entry
+        .parse::<IpAddr>()
+        .ok()
+        .or_else(|| entry.parse::<std::net::SocketAddr>().ok().map(|a| a.ip()))?;
     Some(unmapped(ip))
 }
 

@@ -90,4 +90,9 @@ pub struct Named {
     pub policy: Box<dyn Policy>,
 }
 pub mod chain;
-pub fn compile_all(_: Vec<toml::Value>, _: &mut crate::diagnose::Compiler<'_>) -> std::collections::HashMap<String, Arc<Named>> { Default::default() }
+pub fn compile_all(
+    _: Vec<toml::Value>,
+    _: &mut crate::diagnose::Compiler<'_>,
+) -> std::collections::HashMap<String, Arc<Named>> {
+    Default::default()
+}

@@ -28,14 +28,18 @@ impl Session {
     pub fn accept(tls: &ServerTls) -> io::Result<Session> {
         let mut connection = ServerConnection::new(tls.0.clone()).map_err(io::Error::other)?;
         connection.set_buffer_limit(Some(BUFFER_BYTES_MAX));
-        Ok(Session { connection: connection.into() })
+        Ok(Session {
+            connection: connection.into(),
+        })
     }
 
     pub fn connect(tls: &ClientTls) -> io::Result<Session> {
-        let mut connection =
-            ClientConnection::new(tls.config.clone(), tls.server_name.clone()).map_err(io::Error::other)?;
+        let mut connection = ClientConnection::new(tls.config.clone(), tls.server_name.clone())
+            .map_err(io::Error::other)?;
         connection.set_buffer_limit(Some(BUFFER_BYTES_MAX));
-        Ok(Session { connection: connection.into() })
+        Ok(Session {
+            connection: connection.into(),
+        })
     }
 
     /// Takes in ciphertext from the peer; all of it, or an error that ends the session. After an
@@ -46,7 +50,10 @@ impl Session {
         while !cipher.is_empty() {
             // rustls stops reading when its plaintext buffer is full, so drain between steps.
             self.connection.read_tls(&mut cipher)?;
-            let state = self.connection.process_new_packets().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            let state = self
+                .connection
+                .process_new_packets()
+                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
             closed |= state.peer_has_closed();
             self.drain(state.plaintext_bytes_to_read(), plain)?;
             if closed {
@@ -107,12 +114,23 @@ impl Session {
             rustls::ProtocolVersion::TLSv1_2 => "1.2",
             _ => return None,
         };
-        let cipher = self.connection.negotiated_cipher_suite()?.suite().as_str().unwrap_or("unknown");
+        let cipher = self
+            .connection
+            .negotiated_cipher_suite()?
+            .suite()
+            .as_str()
+            .unwrap_or("unknown");
         let sni = match &self.connection {
-            Connection::Server(server) => server.server_name().map(|name| name.to_ascii_lowercase().into()),
+            Connection::Server(server) => server
+                .server_name()
+                .map(|name| name.to_ascii_lowercase().into()),
             Connection::Client(_) => None,
         };
-        Some(Arc::new(TlsFacts { version, cipher, sni }))
+        Some(Arc::new(TlsFacts {
+            version,
+            cipher,
+            sni,
+        }))
     }
 }
 
@@ -124,9 +142,16 @@ mod tests {
 
     fn pair(server_name: &str) -> (Session, Session) {
         let (cert, key) = issue(&["api.test"]);
-        let server = ServerTls::new(vec![Identity::from_pem(cert.as_bytes(), key.as_bytes()).unwrap()], false).unwrap();
+        let server = ServerTls::new(
+            vec![Identity::from_pem(cert.as_bytes(), key.as_bytes()).unwrap()],
+            false,
+        )
+        .unwrap();
         let client = ClientTls::new(server_name, Some(cert.as_bytes())).unwrap();
-        (Session::accept(&server).unwrap(), Session::connect(&client).unwrap())
+        (
+            Session::accept(&server).unwrap(),
+            Session::connect(&client).unwrap(),
+        )
     }
 
     /// Carries ciphertext both ways, `step` bytes at a time, until neither side has more.
@@ -155,7 +180,10 @@ mod tests {
             carry(&mut server, &mut client, step).unwrap();
             assert!(!server.is_handshaking() && !client.is_handshaking());
             let facts = server.facts().unwrap();
-            assert_eq!((facts.version, facts.sni.as_deref()), ("1.3", Some("api.test")));
+            assert_eq!(
+                (facts.version, facts.sni.as_deref()),
+                ("1.3", Some("api.test"))
+            );
             let body = vec![7u8; 100_000];
             assert_eq!(client.seal(&body).unwrap(), body.len());
             let (at_server, _) = carry(&mut server, &mut client, step).unwrap();
@@ -163,7 +191,10 @@ mod tests {
             client.close();
             let mut cipher = Vec::new();
             client.take_cipher(&mut cipher).unwrap();
-            assert_eq!(server.feed(&cipher, &mut Vec::new()).unwrap(), Taken::Closed);
+            assert_eq!(
+                server.feed(&cipher, &mut Vec::new()).unwrap(),
+                Taken::Closed
+            );
         }
     }
 
@@ -177,7 +208,11 @@ mod tests {
     #[test]
     fn garbage_is_an_error_with_an_alert() {
         let (mut server, _) = pair("api.test");
-        assert!(server.feed(b"GET / HTTP/1.1\r\n\r\n", &mut Vec::new()).is_err());
+        assert!(
+            server
+                .feed(b"GET / HTTP/1.1\r\n\r\n", &mut Vec::new())
+                .is_err()
+        );
         let mut alert = Vec::new();
         server.take_cipher(&mut alert).unwrap();
         assert_eq!(alert.first(), Some(&21)); // content type alert, RFC 8446 section 5.1

@@ -50,8 +50,10 @@ pub struct Identity {
 impl Identity {
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Identity, TlsConfigError> {
         let chain = certificates(chain)?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| TlsConfigError::Key(e.to_string()))?;
-        let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|e| TlsConfigError::Key(e.to_string()))?;
+        let key =
+            PrivateKeyDer::from_pem_slice(key).map_err(|e| TlsConfigError::Key(e.to_string()))?;
+        let key = aws_lc_rs::sign::any_supported_type(&key)
+            .map_err(|e| TlsConfigError::Key(e.to_string()))?;
         let names = names::of_certificate(&chain[0]).map_err(TlsConfigError::Certificate)?;
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
@@ -59,7 +61,10 @@ impl Identity {
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
             Err(_) => return Err(TlsConfigError::KeyMismatch),
         }
-        Ok(Identity { key: Arc::new(certified), names })
+        Ok(Identity {
+            key: Arc::new(certified),
+            names,
+        })
     }
 
     /// DNS names the certificate is valid for, wildcards as `*.example.com`.
@@ -71,23 +76,32 @@ impl Identity {
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let all = all.map_err(|e| TlsConfigError::Pem(e.to_string()))?;
-    if all.is_empty() { Err(TlsConfigError::NoCertificate) } else { Ok(all) }
+    if all.is_empty() {
+        Err(TlsConfigError::NoCertificate)
+    } else {
+        Ok(all)
+    }
 }
 
 impl ServerTls {
     /// `identities` must not be empty; its first entry answers clients without a known server name.
     pub fn new(identities: Vec<Identity>, only_tls13: bool) -> Result<ServerTls, TlsConfigError> {
         let by_name = ByName::new(identities).ok_or(TlsConfigError::NoCertificate)?;
-        let versions: &[&rustls::SupportedProtocolVersion] =
-            if only_tls13 { &[&rustls::version::TLS13] } else { &[&rustls::version::TLS13, &rustls::version::TLS12] };
-        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_protocol_versions(versions)
-            .map_err(|e| TlsConfigError::Other(e.to_string()))?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(by_name));
+        let versions: &[&rustls::SupportedProtocolVersion] = if only_tls13 {
+            &[&rustls::version::TLS13]
+        } else {
+            &[&rustls::version::TLS13, &rustls::version::TLS12]
+        };
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_protocol_versions(versions)
+                .map_err(|e| TlsConfigError::Other(e.to_string()))?
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(by_name));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // Stateless tickets whose key rotates by itself; no shared session cache to lock.
-        config.ticketer = aws_lc_rs::Ticketer::new().map_err(|e| TlsConfigError::Other(e.to_string()))?;
+        config.ticketer =
+            aws_lc_rs::Ticketer::new().map_err(|e| TlsConfigError::Other(e.to_string()))?;
         config.send_tls13_tickets = 1;
         config.max_early_data_size = 0;
         Ok(ServerTls(Arc::new(config)))
@@ -108,19 +122,25 @@ impl ClientTls {
             None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
             Some(pem) => {
                 for certificate in certificates(pem)? {
-                    roots.add(certificate).map_err(|e| TlsConfigError::Certificate(e.to_string()))?;
+                    roots
+                        .add(certificate)
+                        .map_err(|e| TlsConfigError::Certificate(e.to_string()))?;
                 }
             }
         }
         let server_name = ServerName::try_from(server_name.to_owned())
             .map_err(|_| TlsConfigError::ServerName(server_name.to_owned()))?;
-        let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| TlsConfigError::Other(e.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let mut config =
+            ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .map_err(|e| TlsConfigError::Other(e.to_string()))?
+                .with_root_certificates(roots)
+                .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(ClientTls { config: Arc::new(config), server_name })
+        Ok(ClientTls {
+            config: Arc::new(config),
+            server_name,
+        })
     }
 }
 
@@ -145,32 +165,51 @@ impl ByName {
             for name in identity.names {
                 // The first certificate of a name wins, as the operator wrote them.
                 match name.strip_prefix("*.") {
-                    Some(parent) => wildcard.entry(parent.to_owned()).or_insert_with(|| identity.key.clone()),
+                    Some(parent) => wildcard
+                        .entry(parent.to_owned())
+                        .or_insert_with(|| identity.key.clone()),
                     None => exact.entry(name).or_insert_with(|| identity.key.clone()),
                 };
             }
         }
-        Some(ByName { exact, wildcard, default })
+        Some(ByName {
+            exact,
+            wildcard,
+            default,
+        })
     }
 
     fn find(&self, name: &str) -> &Arc<CertifiedKey> {
         let name = name.to_ascii_lowercase();
         self.exact
             .get(&name)
-            .or_else(|| name.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent)))
+            .or_else(|| {
+                name.split_once('.')
+                    .and_then(|(_, parent)| self.wildcard.get(parent))
+            })
             .unwrap_or(&self.default)
     }
 }
 
 impl fmt::Debug for ByName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} names, {} wildcards", self.exact.len(), self.wildcard.len())
+        write!(
+            f,
+            "{} names, {} wildcards",
+            self.exact.len(),
+            self.wildcard.len()
+        )
     }
 }
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(hello.server_name().map_or(&self.default, |name| self.find(name)).clone())
+        Some(
+            hello
+                .server_name()
+                .map_or(&self.default, |name| self.find(name))
+                .clone(),
+        )
     }
 }
 
@@ -181,13 +220,17 @@ mod tests {
 
     #[test]
     fn a_name_finds_its_certificate() {
-        let identities = [&["default.test"][..], &["a.test", "b.test"], &["*.wild.test"]]
-            .iter()
-            .map(|names| {
-                let (cert, key) = issue(names);
-                Identity::from_pem(cert.as_bytes(), key.as_bytes()).unwrap()
-            })
-            .collect();
+        let identities = [
+            &["default.test"][..],
+            &["a.test", "b.test"],
+            &["*.wild.test"],
+        ]
+        .iter()
+        .map(|names| {
+            let (cert, key) = issue(names);
+            Identity::from_pem(cert.as_bytes(), key.as_bytes()).unwrap()
+        })
+        .collect();
         let by_name = ByName::new(identities).unwrap();
         let default = by_name.default.clone();
         for (name, expect) in [
@@ -201,7 +244,11 @@ mod tests {
             let found = by_name.find(name);
             let names = names::of_certificate(&found.cert[0]).unwrap();
             assert!(names.contains(&expect.to_string()), "{name} -> {names:?}");
-            assert_eq!(Arc::ptr_eq(found, &default), expect == "default.test", "{name}");
+            assert_eq!(
+                Arc::ptr_eq(found, &default),
+                expect == "default.test",
+                "{name}"
+            );
         }
     }
 
@@ -209,7 +256,11 @@ mod tests {
     fn bad_material_is_explained() {
         let (cert, key) = issue(&["a.test"]);
         let (_, other_key) = issue(&["a.test"]);
-        let err = |c: &str, k: &str| Identity::from_pem(c.as_bytes(), k.as_bytes()).err().unwrap();
+        let err = |c: &str, k: &str| {
+            Identity::from_pem(c.as_bytes(), k.as_bytes())
+                .err()
+                .unwrap()
+        };
         assert_eq!(err("", &key), TlsConfigError::NoCertificate);
         assert!(matches!(err(&cert, ""), TlsConfigError::Key(_)));
         assert_eq!(err(&cert, &other_key), TlsConfigError::KeyMismatch);
