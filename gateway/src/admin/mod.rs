@@ -3,6 +3,7 @@
 //! One function, in `boot`, applies commands.
 
 pub mod bans;
+pub mod bounded;
 pub mod client;
 pub mod health;
 pub mod metrics;

@@ -3,7 +3,7 @@
 
 use super::link::Link;
 use super::watch::Watch;
-use crate::admin::{self, Command, peer::Actor, reload::ReloadReport};
+use crate::admin::{self, Command, bounded::Bounded, peer::Actor, reload::ReloadReport};
 use crate::clock::{self, Now};
 use crate::config::Ids;
 use crate::kernel::{DropEvents, Filter, FilterLog};
@@ -195,7 +195,7 @@ fn serve_admin(
     if let Some(metrics) = metrics {
         let listener = tokio::net::TcpListener::from_std(metrics).context("metrics listener")?;
         let router = admin::metrics_router(control);
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        tokio::spawn(async move { axum::serve(Bounded::new(listener), router).await });
     }
     Ok(())
 }

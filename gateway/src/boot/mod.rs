@@ -86,6 +86,13 @@ pub fn worker(start: WorkerStart) -> anyhow::Result<u8> {
         config: start.config.clone(),
     });
 
+    let mut filter = start.filter;
+    if let (Some(filter), Some(config)) = (&mut filter, &shared.snapshot.load().filter)
+        && let Err(error) = filter.apply(config, &protected_ports(&shared.snapshot.load()))
+    {
+        // A replaced worker may have had another config than the one the filter was loaded with.
+        tracing::error!(%error, "the kernel filter may still judge by an older config");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -94,7 +101,7 @@ pub fn worker(start: WorkerStart) -> anyhow::Result<u8> {
         started: Now::read(),
         shared,
         ids,
-        filter: start.filter,
+        filter,
         core_count: cores.len(),
         audit,
         access,
