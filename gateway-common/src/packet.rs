@@ -258,7 +258,10 @@ const AUTHENTICATION: u8 = 51;
 /// Hop-by-hop, routing, fragment, authentication, destination options, mobility, HIP, shim6.
 #[inline(always)]
 const fn is_extension(kind: u8) -> bool {
-    matches!(kind, 0 | 43 | FRAGMENT | AUTHENTICATION | 60 | 135 | 139 | 140)
+    matches!(
+        kind,
+        0 | 43 | FRAGMENT | AUTHENTICATION | 60 | 135 | 139 | 140
+    )
 }
 
 impl Extension {

@@ -1,6 +1,12 @@
-//! Frames built field by field, for tests and benches of the kernel filter.
+//! Frames built field by field, and a filter on the host to compare the kernel's with.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use gateway::config::filter::{FilterConfig, Fragments};
+use gateway_common::abi::{ABI_VERSION, Knobs, NEVER, Rule, fragments};
+use gateway_common::source::Set;
+use gateway_common::verdict::Tables;
+use ipnet::IpNet;
 
 /// What stands after the IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,5 +174,117 @@ impl FrameSpec {
         );
         frame.extend(chain);
         frame.extend(body);
+    }
+}
+
+/// The config as plain lists: the reference that the kernel's maps are compared with. No rate.
+pub struct Reference {
+    pub knobs: Knobs,
+    pub ports: Vec<u16>,
+    pub allow: Vec<IpNet>,
+    pub block: Vec<IpNet>,
+}
+
+impl Reference {
+    pub fn of(config: &FilterConfig, ports: &[u16]) -> Reference {
+        Reference {
+            knobs: Knobs {
+                abi_version: ABI_VERSION,
+                lists: u32::MAX,
+                fragments: match config.fragments {
+                    Fragments::Judge => fragments::JUDGE,
+                    Fragments::Drop => fragments::DROP,
+                    Fragments::Pass => fragments::PASS,
+                },
+                ..Knobs::default()
+            },
+            ports: ports.to_vec(),
+            allow: config.allow.iter().copied().collect(),
+            block: config.block.iter().copied().collect(),
+        }
+    }
+
+    fn find(list: &[IpNet], address: IpAddr, takes: impl Fn(&IpNet) -> bool) -> Option<Rule> {
+        list.iter()
+            .find(|net| takes(net) && net.contains(&address))
+            .map(|_| Rule::new(0, NEVER))
+    }
+}
+
+fn v4(address: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from(address.to_ne_bytes()))
+}
+
+fn v6(address: [u64; 2]) -> IpAddr {
+    let high = u128::from(u64::from_be(address[0]));
+    IpAddr::V6(Ipv6Addr::from(
+        high << 64 | u128::from(u64::from_be(address[1])),
+    ))
+}
+
+/// The reference keeps no rates.
+pub struct NoSet;
+
+impl Set for NoSet {
+    fn key(&self, _way: usize) -> u64 {
+        0
+    }
+    fn due_ns(&self, _way: usize) -> u64 {
+        0
+    }
+    fn claim(&self, _way: usize, _from: u64, _to: u64) -> bool {
+        true
+    }
+    fn advance(&self, _way: usize, _from_ns: u64, _to_ns: u64) -> Result<(), u64> {
+        Ok(())
+    }
+}
+
+impl Tables for Reference {
+    type Set = NoSet;
+
+    fn knobs(&self) -> Option<Knobs> {
+        Some(self.knobs)
+    }
+    fn now_ns(&self) -> u64 {
+        gateway::clock::mono_coarse_ns()
+    }
+    fn port_word(&self, word: u32) -> u64 {
+        let here = self
+            .ports
+            .iter()
+            .filter(|port| u32::from(**port) >> 6 == word);
+        here.fold(0, |bits, port| bits | 1 << (port & 63))
+    }
+    fn hint_v4_word(&self, _word: u32) -> u64 {
+        u64::MAX
+    }
+    fn hint_v6_word(&self, _word: u32) -> u64 {
+        u64::MAX
+    }
+    fn allow_v4(&self, address: u32) -> Option<Rule> {
+        Reference::find(&self.allow, v4(address), |_| true)
+    }
+    fn allow_v6(&self, address: [u64; 2]) -> Option<Rule> {
+        Reference::find(&self.allow, v6(address), |_| true)
+    }
+    fn block_v4(&self, address: u32) -> Option<Rule> {
+        Reference::find(&self.block, v4(address), |net| net.prefix_len() == 32)
+    }
+    fn block_v6(&self, address: [u64; 2]) -> Option<Rule> {
+        Reference::find(&self.block, v6(address), |net| net.prefix_len() == 128)
+    }
+    fn block_net64(&self, high: u64) -> Option<Rule> {
+        Reference::find(&self.block, v6([high, 0]), |net| net.prefix_len() == 64)
+    }
+    fn prefix_v4(&self, address: u32) -> Option<Rule> {
+        Reference::find(&self.block, v4(address), |net| net.prefix_len() < 32)
+    }
+    fn prefix_v6(&self, address: [u64; 2]) -> Option<Rule> {
+        let other = |net: &IpNet| net.prefix_len() != 64 && net.prefix_len() != 128;
+        Reference::find(&self.block, v6(address), other)
+    }
+    fn source_set(&self, _index: u32) -> Option<NoSet> {
+        None
     }
 }

@@ -133,7 +133,8 @@ impl Decoder {
     }
 }
 
-fn push(data: &[u8], out: &mut Vec<u8>, rechunk: bool) {
+/// Appends body bytes, as a chunk where the body is framed in chunks.
+pub fn push(data: &[u8], out: &mut Vec<u8>, rechunk: bool) {
     if rechunk && !data.is_empty() {
         encode_chunk_head(data.len(), out);
         out.extend_from_slice(data);

@@ -12,6 +12,7 @@ use crate::http::encode::{BodyOut, ForwardFields, encode_request};
 use crate::http::{Framing, RequestHead, Version, reply};
 use crate::http::{HeaderSpace, Parsed, parse};
 use crate::outcome::{Rejection, RejectionKind};
+use crate::pipeline::request::Collected;
 use crate::pipeline::{self, AwaitingBody, Exchange, Notes, Plan, Stage, Step};
 use std::sync::Arc;
 
@@ -235,9 +236,9 @@ impl Conn {
         let mut head_bytes = self.core.buffers.small();
         head_bytes.extend_from_slice(&self.carry.unread()[..head.bytes]);
         self.carry.consume(head.bytes);
-        let collected = self.collect_body(&head, awaiting.bytes_max, snapshot).await;
+        let collected = self.collect_body(&head, awaiting.bytes_max(), snapshot).await;
         let decided = match collected {
-            Ok(body) => self.decide_on_body(&head_bytes, &head, awaiting, &body, snapshot),
+            Ok(collected) => self.decide_on_body(&head_bytes, &head, awaiting, collected, snapshot),
             Err(Stopped::Refused(rejection)) => Err(*rejection),
             Err(Stopped::Left) => return Next::Close,
         };
@@ -246,64 +247,40 @@ impl Conn {
             Ok(ready) => self.forward(ready, snapshot).await,
             // Its body has been read; where it has not, the refusal closes the connection.
             Err(rejection) => {
-                self.refuse(
-                    &Head {
-                        framing: Framing::Empty,
-                        ..head
-                    },
-                    rejection,
-                )
-                .await
+                self.refuse(&Head { framing: Framing::Empty, ..head }, rejection)
+                    .await
             }
         }
     }
 
-    async fn collect_body(
-        &mut self,
-        head: &Head,
-        bytes_max: u64,
-        snapshot: &Arc<Snapshot>,
-    ) -> Result<Vec<u8>, Stopped> {
+    async fn collect_body(&mut self, head: &Head, bytes_max: u64, snapshot: &Arc<Snapshot>) -> Result<Body, Stopped> {
         let timeouts = snapshot.listeners[self.listener].timeouts;
-        let mut decoder = decoder(head.framing);
-        let mut body = Vec::new();
-        if head.expect_continue && self.carry.is_empty() && !decoder.is_done() {
-            self.send_continue(timeouts.send)
-                .await
-                .map_err(|_| Stopped::Left)?;
+        let mut rest = decoder(head.framing);
+        let mut bytes = Vec::new();
+        if matches!(rest, Decoder::Length(n) if n > bytes_max) {
+            return Ok(Body { bytes, rest }); // not worth reading first
+        }
+        if head.expect_continue && self.carry.is_empty() && !rest.is_done() {
+            self.send_continue(timeouts.send).await.map_err(|_| Stopped::Left)?;
         }
         self.stream.deadline.arm(timeouts.body, End::Read);
         loop {
             let room = (bytes_max as usize).saturating_add(1);
-            let moved = decoder
-                .pump(&mut self.carry, &mut body, room, false)
+            let moved = rest
+                .pump(&mut self.carry, &mut bytes, room, false)
                 .map_err(|r| Stopped::Refused(Box::new(r.closing())))?;
             self.ex.bytes_in += moved;
-            if body.len() as u64 > bytes_max {
-                let reason = format!("a body may have {bytes_max} bytes here");
-                let rejection =
-                    Rejection::new(RejectionKind::BodyTooLarge, super::rules::body(), reason)
-                        .closing();
-                return Err(Stopped::Refused(Box::new(rejection)));
-            }
-            if decoder.is_done() {
+            if rest.is_done() || bytes.len() as u64 > bytes_max {
                 self.stream.deadline.disarm();
-                return Ok(body);
+                return Ok(Body { bytes, rest });
             }
             let read = self.read().await;
             if self.stream.deadline.fired() {
-                let late = Rejection::new(
-                    RejectionKind::RequestTimeout,
-                    super::rules::body(),
-                    "the body took too long to arrive",
-                );
+                let late = Rejection::new(RejectionKind::RequestTimeout, super::rules::body(), "the body took too long to arrive");
                 return Err(Stopped::Refused(Box::new(late.closing())));
             }
             match read {
-                Ok(n) if n > 0 => self
-                    .stream
-                    .deadline
-                    .extend(earned(n, timeouts.body_rate_min), timeouts.body),
+                Ok(n) if n > 0 => self.stream.deadline.extend(earned(n, timeouts.body_rate_min), timeouts.body),
                 _ => return Err(Stopped::Left),
             }
         }
@@ -314,56 +291,30 @@ impl Conn {
         head_bytes: &[u8],
         kept: &Head,
         awaiting: AwaitingBody,
-        body: &[u8],
+        body: Body,
         snapshot: &Arc<Snapshot>,
     ) -> Result<Ready, Rejection> {
         let listener = &snapshot.listeners[self.listener];
-        let now = Now {
-            mono_ns: clock::mono_ns(),
-            wall_ns: self.ex.started.wall_ns,
-        };
-        let stage = Stage {
-            snapshot,
-            listener,
-            limits: &self.core.shared.limits,
-            bans: &self.core.shared.bans,
-            now,
-        };
+        let now = Now { mono_ns: clock::mono_ns(), wall_ns: self.ex.started.wall_ns };
+        let stage = Stage { snapshot, listener, limits: &self.core.shared.limits, bans: &self.core.shared.bans, now };
         let mut space = HeaderSpace::default();
-        let Parsed::Complete { head, .. } =
-            parse(head_bytes, &listener.head, &mut self.scratch, &mut space)?
-        else {
-            return Err(Rejection::new(
-                RejectionKind::MalformedHead,
-                super::rules::head(),
-                "the head is not complete",
-            )
-            .closing());
+        let Parsed::Complete { head, .. } = parse(head_bytes, &listener.head, &mut self.scratch, &mut space)? else {
+            return Err(Rejection::new(RejectionKind::MalformedHead, super::rules::head(), "the head is not complete").closing());
         };
-        let plan =
-            pipeline::request::body(stage, &head, awaiting, body, &mut self.ex, &mut self.notes)?;
+        let whole = body.rest.is_done();
+        let collected = if whole { Collected::Whole(&body.bytes) } else { Collected::TooLarge };
+        let plan = pipeline::request::body(stage, &head, awaiting, collected, &mut self.ex, &mut self.notes)?;
+        // Whole: forwarded with a length of our own. Too large for a shadow policy only: as it was framed.
+        let framing = match head.framing {
+            Framing::Empty => BodyOut::None,
+            Framing::Chunked if !whole => BodyOut::Chunked,
+            Framing::Length(n) if !whole => BodyOut::Length(n),
+            _ => BodyOut::Length(body.bytes.len() as u64),
+        };
         let mut out = self.core.buffers.small();
-        let framing = if head.framing == Framing::Empty {
-            BodyOut::None
-        } else {
-            BodyOut::Length(body.len() as u64)
-        };
-        encode(
-            &head,
-            &plan,
-            listener,
-            &self.ex,
-            &self.notes,
-            framing,
-            &mut out,
-        );
-        out.extend_from_slice(body);
-        Ok(Ready {
-            head: *kept,
-            plan,
-            out,
-            body: Decoder::Done,
-        })
+        encode(&head, &plan, listener, &self.ex, &self.notes, framing, &mut out);
+        crate::http::body::push(&body.bytes, &mut out, framing == BodyOut::Chunked);
+        Ok(Ready { head: *kept, plan, out, body: body.rest })
     }
 
     pub async fn send_continue(&mut self, timeout: std::time::Duration) -> std::io::Result<()> {
@@ -373,6 +324,12 @@ impl Conn {
         self.core.buffers.give(out);
         sent
     }
+}
+
+/// What was collected of a body, and what is still to come.
+struct Body {
+    bytes: Vec<u8>,
+    rest: Decoder,
 }
 
 /// Why a body was not collected.

@@ -12,7 +12,8 @@ use crate::clock;
 use crate::config::Snapshot;
 use crate::http::Framing;
 use crate::http::body::{Carry, Decoder, finish_chunks};
-use crate::outcome::{Decision, Rejection, RejectionKind, UpstreamFaultKind};
+use crate::outcome::{Decision, UpstreamFaultKind};
+use crate::pipeline::request::too_large;
 use futures_util::future::join;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ impl Conn {
             .pump(&mut self.carry, &mut ready.out, LARGE, rechunk)
         {
             Ok(moved) if moved > ready.plan.body_bytes_max => {
-                return self.refuse(&ready.head, too_large(&ready)).await;
+                return self.refuse(&ready.head, too_large(ready.plan.body_bytes_max)).await;
             }
             Ok(moved) => self.ex.bytes_in += moved,
             Err(malformed) => return self.refuse(&ready.head, malformed.closing()).await,
@@ -175,7 +176,7 @@ impl Conn {
                 self.refuse(&ready.head, rejection.closing()).await
             }
             (Err(RelayError::TooLarge), Err(_)) => {
-                self.refuse(&ready.head, too_large(&ready)).await
+                self.refuse(&ready.head, too_large(ready.plan.body_bytes_max)).await
             }
             (Err(RelayError::SourceTimeout), Err(_)) => Next::Close,
             (Err(RelayError::SourceClosed), Err(_)) => Next::Close,
@@ -282,11 +283,6 @@ impl Conn {
     pub fn since_start_us(&self) -> u64 {
         clock::mono_ns().saturating_sub(self.ex.started.mono_ns) / 1000
     }
-}
-
-fn too_large(ready: &Ready) -> Rejection {
-    let reason = format!("a body may have {} bytes here", ready.plan.body_bytes_max);
-    Rejection::new(RejectionKind::BodyTooLarge, super::rules::body(), reason).closing()
 }
 
 /// An empty carry, for a connection to the upstream.

@@ -4,7 +4,7 @@
 use super::exchange::{Exchange, RouteRef};
 use crate::clock::Now;
 use crate::config::snapshot::{Listener, Route, Snapshot};
-use crate::http::RequestHead;
+use crate::http::{Framing, RequestHead};
 use crate::limit::{BanTable, LimitTable};
 use crate::outcome::{Rejection, RejectionKind};
 use crate::policy::chain::{Admission, PendingBody, Permit};
@@ -52,7 +52,13 @@ pub struct Plan {
 pub struct AwaitingBody {
     pending: PendingBody,
     route: Arc<Route>,
-    pub bytes_max: u64,
+}
+
+impl AwaitingBody {
+    /// Bytes to read before deciding.
+    pub fn bytes_max(&self) -> u64 {
+        self.pending.max()
+    }
 }
 
 pub enum Step {
@@ -83,55 +89,60 @@ pub fn request(
         name: route.name.clone(),
     });
 
-    let limit = body_limit(stage, &route, head)?;
     let mut shadowed = std::mem::take(&mut ex.shadowed);
     let mut cx = policy_cx(stage, head, &params, &route, ex, notes);
     let admission = route.chain.check_head(&mut cx, &mut shadowed);
     ex.shadowed = shadowed;
-    Ok(match admission? {
-        Admission::Permit(permit) => Step::Forward(Plan {
-            permit,
-            route,
-            body_bytes_max: limit,
-        }),
-        Admission::NeedsBody(pending) => {
-            let bytes_max = pending.max.min(limit);
-            Step::NeedsBody(AwaitingBody {
-                pending,
-                route,
-                bytes_max,
-            })
-        }
-    })
+    match admission? {
+        Admission::Permit(permit) => Ok(Step::Forward(plan(stage, head, permit, route)?)),
+        Admission::NeedsBody(pending) => Ok(Step::NeedsBody(AwaitingBody { pending, route })),
+    }
 }
 
-/// Decides on the body, once it is complete.
+/// What has arrived of a body that a policy wants to see.
+#[derive(Clone, Copy)]
+pub enum Collected<'a> {
+    Whole(&'a [u8]),
+    /// More than [`AwaitingBody::bytes_max`].
+    TooLarge,
+}
+
+/// Decides on the body.
 pub fn body(
     stage: Stage<'_>,
     head: &RequestHead<'_>,
     awaiting: AwaitingBody,
-    body: &[u8],
+    body: Collected<'_>,
     ex: &mut Exchange,
     notes: &mut Notes,
 ) -> Result<Plan, Rejection> {
-    let AwaitingBody {
-        pending,
-        route,
-        bytes_max,
-    } = awaiting;
+    let AwaitingBody { pending, route } = awaiting;
     let params = match stage.snapshot.table.find(head) {
         Ok(found) => found.params,
         Err(_) => Params::default(), // cannot be: the same head has matched before
     };
     let mut shadowed = std::mem::take(&mut ex.shadowed);
     let mut cx = policy_cx(stage, head, &params, &route, ex, notes);
-    let permit = pending.check_body(&route.chain, &mut cx, body, &mut shadowed);
+    let permit = match body {
+        Collected::Whole(body) => pending.check_body(&route.chain, &mut cx, body, &mut shadowed),
+        Collected::TooLarge => pending.exceeded(&route.chain, &mut cx, &mut shadowed),
+    };
     ex.shadowed = shadowed;
-    Ok(Plan {
-        permit: permit?,
-        route,
-        body_bytes_max: bytes_max,
-    })
+    plan(stage, head, permit?, route)
+}
+
+/// A permit in hand, only the size is left to judge: the policies' limit, or else the listener's.
+fn plan(stage: Stage<'_>, head: &RequestHead<'_>, permit: Permit, route: Arc<Route>) -> Result<Plan, Rejection> {
+    let limit = permit.body_limit().unwrap_or(stage.listener.body_bytes_max);
+    match head.framing {
+        Framing::Length(n) if n > limit => Err(too_large(limit)),
+        _ => Ok(Plan { permit, route, body_bytes_max: limit }),
+    }
+}
+
+/// The refusal of a body that is longer than `limit`.
+pub fn too_large(limit: u64) -> Rejection {
+    Rejection::new(RejectionKind::BodyTooLarge, rule(&RULE_BODY), format!("a body may have {limit} bytes here")).closing()
 }
 
 fn policy_cx<'a>(
@@ -189,21 +200,6 @@ fn find_route<'h>(
             "this path has no such method",
         )
         .field("Allow", allow)),
-    }
-}
-
-fn body_limit(stage: Stage<'_>, route: &Route, head: &RequestHead<'_>) -> Result<u64, Rejection> {
-    let limit = route
-        .chain
-        .body_limit(head)
-        .unwrap_or(stage.listener.body_bytes_max);
-    match head.framing {
-        crate::http::Framing::Length(n) if n > limit => Err(Rejection::new(
-            RejectionKind::BodyTooLarge,
-            rule(&RULE_BODY),
-            format!("a body may have {limit} bytes here"),
-        )),
-        _ => Ok(limit),
     }
 }
 
