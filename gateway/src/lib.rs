@@ -18,7 +18,10 @@
 
 #![deny(unsafe_code)]
 
+pub mod admin;
 pub mod anomaly;
+pub mod boot;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
@@ -31,7 +34,9 @@ pub mod observe;
 pub mod outcome;
 pub mod pipeline;
 pub mod policy;
+pub mod privilege;
 pub mod route;
 pub mod tls;
 pub mod units;
 pub mod upstream;
+pub mod warden;
