@@ -36,7 +36,7 @@ pub fn render(
             "\n[filter]\ninterfaces = [{{ name = \"{INTERFACE}\" }}]\n"
         );
     }
-    text.push_str(LOGS);
+    text.push_str(&logs(dir));
     text
 }
 
@@ -186,13 +186,16 @@ half_life = "60s"
 ban_ttl = "30s"
 "#;
 
-const LOGS: &str = r#"
-[access_log]
-path = "access.jsonl"
-
-[audit_log]
-path = "audit.jsonl"
-"#;
+/// The logs; whoever writes them runs somewhere else, so their paths are whole.
+fn logs(dir: &Path) -> String {
+    let path = |name: &str| toml::Value::String(dir.join(name).to_string_lossy().into_owned());
+    format!(
+        "\n[access_log]\npath = {}\n\n[audit_log]\npath = {}\nkey_file = {}\n",
+        path("logs/access.jsonl"),
+        path("logs/audit.jsonl"),
+        path("audit.key"),
+    )
+}
 
 #[cfg(test)]
 mod tests {

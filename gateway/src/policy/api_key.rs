@@ -47,7 +47,7 @@ pub struct RawApiKey {
 pub struct RawKey {
     /// The public part of the key; stands in logs.
     pub id: String,
-    /// SHA-256 of the whole key, 64 hex digits.
+    /// `sha256:` and the SHA-256 of the whole key in 64 hex digits, as `gateway key new` prints it.
     pub hash: String,
     /// Whose key it is: the identity's subject.
     pub owner: String,
@@ -161,7 +161,7 @@ impl RawKey {
         if hash.is_none() {
             c.at("hash", |c| {
                 c.error(
-                    "a hash is 64 hex digits (SHA-256)",
+                    "a hash is \"sha256:\" and 64 hex digits",
                     "put the hash here, not the key: `gateway key new` prints both",
                 )
             });
@@ -282,7 +282,9 @@ fn single_parameter<'q>(query: Option<&'q str>, name: &str) -> Result<Option<&'q
     }
 }
 
-fn parse_hash(hex: &str) -> Option<[u8; 32]> {
+/// `sha256:` and 64 hex digits; the algorithm stands in the value so that another can be added.
+fn parse_hash(text: &str) -> Option<[u8; 32]> {
+    let hex = text.strip_prefix("sha256:")?;
     if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
@@ -371,7 +373,7 @@ pub fn mint(owner: &str) -> Result<Minted, aws_lc_rs::error::Unspecified> {
 
 /// What the config stores of a key.
 pub fn hash_of(key: &str) -> String {
-    hex(digest(&SHA256, key.as_bytes()).as_ref())
+    format!("sha256:{}", hex(digest(&SHA256, key.as_bytes()).as_ref()))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -482,7 +484,7 @@ mod tests {
 
     #[test]
     fn bad_entries_say_where() {
-        let hash = "0".repeat(64);
+        let hash = format!("sha256:{}", "0".repeat(64));
         let files = files(&[("bad.toml", b"[[keys]]\nid = 1"), ("binary", b"\xff")]);
         for (rest, says) in [
             (
