@@ -228,8 +228,8 @@ const _: () = assert!(size_of::<DropEvent>() == 40 && align_of::<DropEvent>() ==
 pub struct BenchState {
     /// State of the generator of source addresses.
     pub state: u64,
-    /// Sources to draw from, a power of two minus one; 0 keeps the frame's own.
-    pub source_mask: u32,
+    /// Sources to draw from; 0 keeps the frame's own.
+    pub source_count: u32,
     /// Added to the drawn number, in host order: the first source address.
     pub first: u32,
 }

@@ -596,7 +596,7 @@ fn a_limited_source_stays_limited_while_a_million_others_pass() {
             &FrameSpec::default().build(),
             1_000_000,
             [11, 0, 0, 0].into(),
-            (1 << 20) - 1,
+            1 << 20,
         )
         .expect("runs");
     expect(
