@@ -8,7 +8,7 @@ use crate::source::{Charge, Set, charge, set_index};
 pub trait Tables {
     type Set: Set;
 
-    fn knobs(&self) -> Option<Knobs>;
+    fn knobs(&self) -> Option<&Knobs>;
     /// `CLOCK_MONOTONIC`; may be as coarse as the timer tick.
     fn now_ns(&self) -> u64;
     fn port_word(&self, word: u32) -> u64;
@@ -68,13 +68,13 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T) -> Verdict 
         }
         Payload::LaterFragment => (Reason::PassedFragment, true),
     };
-    if let Some(verdict) = listed(flow.source, &knobs, tables) {
+    if let Some(verdict) = listed(flow.source, knobs, tables) {
         return verdict;
     }
     if fragmented && knobs.fragments == fragments::DROP {
         return because(Reason::Fragment);
     }
-    because(rated(flow.source, &knobs, tables, admitted))
+    because(rated(flow.source, knobs, tables, admitted))
 }
 
 /// The allow list first, whatever the block lists say; then the exact entries; then the prefixes.

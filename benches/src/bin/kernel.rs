@@ -3,6 +3,8 @@
 //! About 5 ns of each figure are the harness (an empty program reads 5); where many sources send, drawing the address
 //! is part of it. All cases run with 10,000 blocked addresses and 10,000 blocked prefixes in the lists.
 
+use std::process::Command;
+
 use anyhow::{Context, Result, ensure};
 use gateway::config::filter::FilterConfig;
 use gateway::kernel::{Action, Bench, Filter};
@@ -82,8 +84,44 @@ fn main() -> Result<()> {
         let ns = measure(case).with_context(|| case.work)?;
         rows.push(Row::new(case.work, "gateway", "ns_per_packet", ns, "ns"));
     }
+    match xdp_filter() {
+        Some(ns) => rows.push(Row::new(
+            "one-source-pass",
+            "xdp-filter",
+            "ns_per_packet",
+            ns,
+            "ns",
+        )),
+        None => println!("xdp-filter: not measured (needs the packages xdp-tools and bpftool)\n"),
+    }
     publish(&rows)?;
     Ok(())
+}
+
+/// The peer on the same packet: xdp-filter's program with all its features, loaded in a mount namespace of its own
+/// and run by bpftool.
+fn xdp_filter() -> Option<f64> {
+    let folder = tempfile::tempdir().ok()?;
+    let path = folder.path().join("frame");
+    std::fs::write(&path, frame(FIRST)).ok()?;
+    let script = format!(
+        "mount -t bpf bpf /sys/fs/bpf && \
+         bpftool prog load /usr/lib/*/bpf/xdpfilt_dny_all.o /sys/fs/bpf/peer type xdp && \
+         for i in 0 1 2 3 4 5; do \
+         bpftool prog run pinned /sys/fs/bpf/peer data_in {} repeat {REPEAT}; done",
+        path.display()
+    );
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", &script])
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let figures: Vec<f64> = text
+        .split("duration (average): ")
+        .skip(2)
+        .filter_map(|rest| rest.split("ns").next()?.trim().parse().ok())
+        .collect();
+    (figures.len() == ROUNDS).then(|| median(figures))
 }
 
 /// The median over rounds, after one round that fills table and caches.
