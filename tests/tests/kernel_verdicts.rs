@@ -743,6 +743,50 @@ fn a_ban_takes_effect_until_its_time() {
 }
 
 #[test]
+fn entries_added_after_many_were_removed_are_found() {
+    if !able() {
+        return;
+    }
+    let mut filter = load(&small());
+    for round in 0..3 {
+        for i in 0..200u32 {
+            filter
+                .ban(net(&format!("198.51.{i}.7/32")), 1, round)
+                .expect("bans");
+            filter
+                .ban(net(&format!("2001:db8:{i:x}::/48")), 1, round)
+                .expect("bans");
+        }
+        filter
+            .ban(net("198.51.100.7/32"), 1, u64::MAX)
+            .expect("bans");
+        filter
+            .ban(net("2001:db8:64::/48"), 1, u64::MAX)
+            .expect("bans");
+        // The sweep removes 398 of 400, and with them the hints of their ranges but not those of the two.
+        assert_eq!(filter.sweep_expired(1_000).expect("sweeps").len(), 398);
+        expect(
+            &filter,
+            &FrameSpec::from("198.51.100.7").build(),
+            R::BlockedAddress,
+            "kept",
+        );
+        expect(
+            &filter,
+            &FrameSpec::from("2001:db8:64::1").build(),
+            R::BlockedPrefix,
+            "kept",
+        );
+        expect(
+            &filter,
+            &FrameSpec::from("198.51.101.7").build(),
+            R::Passed,
+            "swept",
+        );
+    }
+}
+
+#[test]
 fn full_lists_say_so() {
     if !able() {
         return;
@@ -803,6 +847,22 @@ fn drops_are_sampled_as_events() {
     assert_eq!(
         IpAddr::from(second.source),
         "2001:db8:bad::1".parse::<IpAddr>().expect("one")
+    );
+
+    // With its debug messages on, the program loads as well, and says what it drops.
+    let mut talkative = load(&FilterConfig {
+        debug: true,
+        ..small()
+    });
+    assert!(talkative.take_logger().is_some());
+    talkative
+        .ban(net("198.51.100.7/32"), 9, u64::MAX)
+        .expect("bans");
+    expect(
+        &talkative,
+        &FrameSpec::default().build(),
+        R::BlockedAddress,
+        "debug",
     );
 
     // One that comes while we wait.
