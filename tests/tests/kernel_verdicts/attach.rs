@@ -1,13 +1,15 @@
 //! Attaching, in network namespaces of our own, and working on without privileges.
 
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use gateway::clock::mono_ns;
 use gateway::config::filter::{FilterConfig, Interface, Mode};
 use gateway::kernel::{Filter, KernelError};
 use gateway_tests::kernel::FrameSpec;
 
-use super::{PORTS, R, able, expect, load, net, nets, small};
+use super::{PORTS, R, able, count, expect, load, net, nets, small};
 
 /// Runs `f` on a thread in a network namespace of its own, which goes away with the thread.
 fn in_namespace<T: Send>(f: impl FnOnce() -> T + Send) -> T {
@@ -76,6 +78,83 @@ fn attaches_natively_where_it_can_and_says_where_it_cannot() {
         let again = load(&on("gwk0", Mode::Generic));
         assert_eq!(again.status().interfaces[0].mode, Mode::Generic);
     });
+}
+
+#[test]
+fn frames_on_the_wire_are_judged_and_counted() {
+    if !able() {
+        return;
+    }
+    in_namespace(|| {
+        ip("link add gwk4 type veth peer name gwk5");
+        ip("link set gwk4 up");
+        ip("link set gwk5 up");
+        for mode in [Mode::Native, Mode::Generic] {
+            let filter = load(&FilterConfig {
+                block: nets(["198.51.100.66/32"]),
+                ..on("gwk4", mode)
+            });
+            let wire = Wire::open("gwk5");
+            for _ in 0..100 {
+                wire.send(&FrameSpec::from("198.51.100.66").build());
+                wire.send(&FrameSpec::from("198.51.100.7").build());
+            }
+            let deadline = Instant::now() + Duration::from_secs(5);
+            let seen = || (count(&filter, R::BlockedAddress), count(&filter, R::Passed));
+            while seen() != (100, 100) {
+                assert!(
+                    Instant::now() < deadline,
+                    "{mode:?}: {:?} of 100 each",
+                    seen()
+                );
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    });
+}
+
+/// A packet socket: what is sent leaves by the interface as it is.
+struct Wire {
+    socket: OwnedFd,
+    to: libc::sockaddr_ll,
+}
+
+impl Wire {
+    fn open(interface: &str) -> Wire {
+        let name = std::ffi::CString::new(interface).expect("no zero in it");
+        // SAFETY: plain numbers.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) };
+        assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+        // SAFETY: just opened, and owned by no one else.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: a C string that lives through the call.
+        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        // SAFETY: all zero is a valid address of this type.
+        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        to.sll_family = libc::AF_PACKET as u16;
+        to.sll_ifindex = index as i32;
+        Wire { socket, to }
+    }
+
+    fn send(&self, frame: &[u8]) {
+        // SAFETY: frame and address live through the call, and their lengths are theirs.
+        let sent = unsafe {
+            libc::sendto(
+                self.socket.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                (&raw const self.to).cast(),
+                size_of::<libc::sockaddr_ll>() as u32,
+            )
+        };
+        assert_eq!(
+            sent,
+            frame.len() as isize,
+            "{}",
+            std::io::Error::last_os_error()
+        );
+    }
 }
 
 #[test]
