@@ -84,3 +84,22 @@ impl Drop for Upstream {
         let _ = self.0.wait();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demos_config_compiles() {
+        let parent = tempfile::tempdir().unwrap();
+        let demo = demo::prepare(Options {
+            dir: Some(parent.path().join("demo")),
+            network: false,
+            ..Options::default()
+        })
+        .unwrap();
+        if let Err(errors) = crate::warden::load::load(&demo.config_path) {
+            panic!("{}", crate::warden::load::render(&errors));
+        }
+    }
+}

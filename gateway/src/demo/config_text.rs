@@ -186,14 +186,14 @@ half_life = "60s"
 ban_ttl = "30s"
 "#;
 
-/// The logs; whoever writes them runs somewhere else, so their paths are whole.
+/// Absolute: the daemon's working directory is nobody's business.
 fn logs(dir: &Path) -> String {
-    let path = |name: &str| toml::Value::String(dir.join(name).to_string_lossy().into_owned());
+    let place = |name: &str| toml::Value::String(dir.join(name).to_string_lossy().into_owned());
     format!(
         "\n[access_log]\npath = {}\n\n[audit_log]\npath = {}\nkey_file = {}\n",
-        path("logs/access.jsonl"),
-        path("logs/audit.jsonl"),
-        path("audit.key"),
+        place("log/access.jsonl"),
+        place("log/audit.jsonl"),
+        place("audit.key"),
     )
 }
 
