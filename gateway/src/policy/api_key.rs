@@ -386,7 +386,6 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::super::testing::{Case, error, files, policy, policy_with};
     use super::*;
-    use crate::diagnose::Files;
 
     #[test]
     fn table() {
@@ -527,7 +526,6 @@ mod tests {
             let found = error(&format!("type = \"api_key\"\nname = \"k\"\n{rest}"), &files);
             assert!(found.contains(says), "{rest}: {found}");
         }
-        let _ = Files::default();
     }
 
     #[test]

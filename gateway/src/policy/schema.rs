@@ -277,7 +277,6 @@ mod tests {
     use super::super::Named;
     use super::super::testing::{Case, error, files, policy, policy_with};
     use super::*;
-    use crate::diagnose::Files;
 
     const USER: &str = r##"{"type":"object","required":["name"],"additionalProperties":false,"properties":{
         "name":{"type":"string","maxLength":5},"tags":{"type":"array","items":{"$ref":"#/$defs/tag"}}},
@@ -415,6 +414,5 @@ mod tests {
             );
             assert!(found.contains(says), "{rest}: {found}");
         }
-        let _ = Files::default();
     }
 }
