@@ -1,9 +1,8 @@
 //! The chain of a route's policies, and the only place that can make a [`Permit`]: the forwarder
 //! demands one, so no byte goes upstream that this file did not let through.
 
-use super::raw::Policies;
 use super::{Cost, Mode, Named, PolicyCx, ShadowHit};
-use crate::diagnose::{Compiler, did_you_mean};
+use crate::diagnose::Compiler;
 use crate::http::RequestHead;
 use crate::outcome::{Rejection, RejectionKind};
 use std::sync::Arc;
@@ -102,29 +101,11 @@ impl Chain {
         Chain(policies)
     }
 
-    /// Looks the names up, at the path of their list. Warns where the order is wasteful or useless.
-    pub fn compile(names: &[String], all: &Policies, c: &mut Compiler<'_>) -> Option<Chain> {
-        let mut chain = Vec::new();
-        for (i, name) in names.iter().enumerate() {
-            match all.get(name.as_str()) {
-                Some(named) => chain.push(named.clone()),
-                None => c.at(format!("[{i}]"), |c| {
-                    c.error(
-                        format!("there is no policy \"{name}\""),
-                        did_you_mean(name, all.keys().map(|k| &**k)).map_or_else(
-                            || "define it under [[policies]]".into(),
-                            |k| format!("did you mean \"{k}\"?"),
-                        ),
-                    )
-                }),
-            }
-        }
-        if chain.len() != names.len() {
-            return None;
-        }
-        let chain = Chain(chain);
+    /// The same, at the path of the route's list: warns where the order is wasteful or useless.
+    pub fn compile(policies: Vec<Arc<Named>>, c: &mut Compiler<'_>) -> Chain {
+        let chain = Chain(policies);
         chain.warn_of_order(c);
-        Some(chain)
+        chain
     }
 
     fn warn_of_order(&self, c: &mut Compiler<'_>) {
@@ -205,12 +186,17 @@ impl Chain {
     }
 
     fn permit(&self, head: &RequestHead<'_>) -> Permit {
-        let enforced = self.0.iter().filter(|named| named.mode == Mode::Enforce);
         Permit {
-            body_limit: enforced
-                .filter_map(|named| named.policy.body_limit(head))
-                .min(),
+            body_limit: self.body_limit(head),
         }
+    }
+
+    /// The largest body that the enforced policies let through for this request.
+    pub fn body_limit(&self, head: &RequestHead<'_>) -> Option<u64> {
+        let enforced = self.0.iter().filter(|named| named.mode == Mode::Enforce);
+        enforced
+            .filter_map(|named| named.policy.body_limit(head))
+            .min()
     }
 }
 
@@ -236,7 +222,6 @@ fn settle(
 #[cfg(test)]
 mod tests {
     use super::super::api_key::mint;
-    use super::super::compile_all;
     use super::super::testing::{Case, policies};
     use super::*;
     use crate::diagnose::Files;
@@ -376,33 +361,16 @@ mod tests {
     }
 
     #[test]
-    fn names_and_order() {
+    fn wasteful_and_useless_orders_are_pointed_out() {
         let toml = format!("{SCHEMA}{DENY}[[policies]]\ntype = \"access\"\nname = \"a\"\n");
-        #[derive(serde::Deserialize)]
-        struct File {
-            policies: Vec<super::super::RawPolicy>,
-        }
-        let file: File = toml::from_str(&toml).unwrap();
+        let all = policies(&toml, &Files::default()).unwrap();
         let files = Files::default();
-        let mut c = Compiler::new(&files);
-        let all = compile_all(&file.policies, &mut c);
-        let mut order = |names: &[&str]| {
-            c.warnings.clear();
-            c.errors.clear();
-            let names: Vec<String> = names.iter().map(|n| n.to_string()).collect();
-            let chain = Chain::compile(&names, &all, &mut c);
-            (
-                chain.is_some(),
-                c.warnings.len(),
-                c.errors.first().map(|e| e.hint.clone()),
-            )
-        };
-        assert_eq!(order(&["ip", "s"]), (true, 0, None));
-        assert_eq!(order(&["s", "ip"]), (true, 1, None));
-        assert_eq!(order(&["a"]), (true, 1, None));
-        assert_eq!(
-            order(&["ipp"]),
-            (false, 0, Some("did you mean \"ip\"?".into()))
-        );
+        for (order, warnings) in [(&["ip", "s"][..], 0), (&["s", "ip"], 1), (&["a"], 1)] {
+            let mut c = Compiler::new(&files);
+            let find = |name: &&str| all.iter().find(|p| &*p.name == *name).unwrap().clone();
+            let chain = Chain::compile(order.iter().map(find).collect(), &mut c);
+            assert_eq!(chain.names().count(), order.len());
+            assert_eq!(c.warnings.len(), warnings, "{order:?}");
+        }
     }
 }
