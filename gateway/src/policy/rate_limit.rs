@@ -137,6 +137,10 @@ impl Policy for RateLimit {
         )
         .field("Retry-After", digits.format(decision.retry_after_s.max(1))))
     }
+
+    fn needs_identity(&self) -> bool {
+        matches!(self.key, Key::Credential | Key::Subject)
+    }
 }
 
 impl RateLimit {
