@@ -38,7 +38,7 @@ impl RawAnyOf {
                     Some(member) => of.push(member.clone()),
                     None => c.error(
                         format!("there is no policy \"{name}\" that could stand here"),
-                        did_you_mean(name, others.keys().map(String::as_str))
+                        did_you_mean(name, others.keys().map(|k| &**k))
                             .map_or_else(String::new, |k| format!("did you mean \"{k}\"?")),
                     ),
                 })

@@ -1,8 +1,9 @@
 //! The chain of a route's policies, and the only place that can make a [`Permit`]: the forwarder
 //! demands one, so no byte goes upstream that this file did not let through.
 
+use super::raw::Policies;
 use super::{Cost, Mode, Named, PolicyCx, ShadowHit};
-use crate::diagnose::Compiler;
+use crate::diagnose::{Compiler, did_you_mean};
 use crate::http::RequestHead;
 use crate::outcome::{Rejection, RejectionKind};
 use std::sync::Arc;
@@ -101,11 +102,29 @@ impl Chain {
         Chain(policies)
     }
 
-    /// The same, at the path of the route's list: warns where the order is wasteful or useless.
-    pub fn compile(policies: Vec<Arc<Named>>, c: &mut Compiler<'_>) -> Chain {
-        let chain = Chain(policies);
+    /// Looks the names up, at the path of their list. Warns where the order is wasteful or useless.
+    pub fn compile(names: &[String], all: &Policies, c: &mut Compiler<'_>) -> Option<Chain> {
+        let mut chain = Vec::new();
+        for (i, name) in names.iter().enumerate() {
+            match all.get(name.as_str()) {
+                Some(named) => chain.push(named.clone()),
+                None => c.at(format!("[{i}]"), |c| {
+                    c.error(
+                        format!("there is no policy \"{name}\""),
+                        did_you_mean(name, all.keys().map(|k| &**k)).map_or_else(
+                            || "define it under [[policies]]".into(),
+                            |k| format!("did you mean \"{k}\"?"),
+                        ),
+                    )
+                }),
+            }
+        }
+        if chain.len() != names.len() {
+            return None;
+        }
+        let chain = Chain(chain);
         chain.warn_of_order(c);
-        chain
+        Some(chain)
     }
 
     fn warn_of_order(&self, c: &mut Compiler<'_>) {

@@ -3,39 +3,25 @@
 use super::{
     Mode, Named, Policy, access, any_of, api_key, ip, jwt, rate_limit, request_rules, schema,
 };
-use crate::diagnose::{Compiler, did_you_mean};
-use serde::de::DeserializeOwned;
-use std::collections::{HashMap, HashSet};
+use crate::diagnose::Compiler;
+use serde::Deserialize;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Compiled policies by name.
-pub type Policies = HashMap<String, Arc<Named>>;
+pub type Policies = HashMap<Arc<str>, Arc<Named>>;
 
 /// One `[[policies]]` entry. Each type carries `name` and `mode` itself: a shared part would have to
-/// be flattened, and serde cannot refuse unknown fields beside a flattened one. For the same reason
-/// `type` is taken out by hand: a tagged enum would lose the path of what is wrong.
+/// be flattened, and serde cannot refuse unknown fields beside a flattened one.
 macro_rules! policy_types {
     ($($tag:literal => $variant:ident($raw:ty),)*) => {
-        #[derive(Clone, Debug)]
-        pub enum RawPolicy { $($variant($raw),)* }
+        #[derive(Clone, Debug, Deserialize)]
+        #[serde(tag = "type")]
+        pub enum RawPolicy { $(#[serde(rename = $tag)] $variant($raw),)* }
 
         impl RawPolicy {
             /// Every value `type` may take.
             pub const TYPES: &'static [&'static str] = &[$($tag,)*];
-
-            fn of_type(tag: &str, rest: toml::Value, c: &mut Compiler<'_>) -> Option<RawPolicy> {
-                match tag {
-                    $($tag => read::<$raw>(rest, c).map(RawPolicy::$variant),)*
-                    unknown => {
-                        let hint = match did_you_mean(unknown, Self::TYPES.iter().copied()) {
-                            Some(near) => format!("did you mean \"{near}\"?"),
-                            None => format!("one of {}", Self::TYPES.join(", ")),
-                        };
-                        c.at("type", |c| c.error(format!("there is no policy type \"{unknown}\""), hint));
-                        None
-                    }
-                }
-            }
 
             pub fn name(&self) -> &str { match self { $(RawPolicy::$variant(raw) => &raw.name,)* } }
             pub fn mode(&self) -> Mode { match self { $(RawPolicy::$variant(raw) => raw.mode,)* } }
@@ -81,80 +67,32 @@ pub fn compile(raw: &RawPolicy, c: &mut Compiler<'_>, others: &Policies) -> Opti
     })
 }
 
-impl RawPolicy {
-    /// Reads one table, at the path of the entry.
-    pub fn parse(value: toml::Value, c: &mut Compiler<'_>) -> Option<RawPolicy> {
-        let toml::Value::Table(mut table) = value else {
-            c.error("a policy is a table", "write it as [[policies]]");
-            return None;
-        };
-        match table.remove("type") {
-            Some(toml::Value::String(tag)) => Self::of_type(&tag, toml::Value::Table(table), c),
-            _ => {
-                let types = format!("add `type`, one of {}", Self::TYPES.join(", "));
-                c.error("the policy has no type", types);
-                None
-            }
-        }
-    }
-}
-
-fn read<T: DeserializeOwned>(value: toml::Value, c: &mut Compiler<'_>) -> Option<T> {
-    let error = match serde_path_to_error::deserialize::<_, T>(value) {
-        Ok(parsed) => return Some(parsed),
-        Err(e) => e,
-    };
-    let reason = error.inner().message().to_string();
-    // "unknown field `x`, expected one of `a`, `b`": the names stand at the odd places.
-    let mut quoted = reason.split('`').skip(1).step_by(2);
-    let hint = match (reason.starts_with("unknown"), quoted.next()) {
-        (true, Some(unknown)) => did_you_mean(unknown, quoted)
-            .map_or_else(String::new, |near| format!("did you mean \"{near}\"?")),
-        _ => String::new(),
-    };
-    match error.path().to_string().as_str() {
-        "." => c.error(reason, hint),
-        path => c.at(path, |c| c.error(reason, hint)),
-    }
-    None
-}
-
-/// Compiles the section `policies`: first what stands alone, then what names others.
-pub fn compile_all(list: Vec<toml::Value>, c: &mut Compiler<'_>) -> Policies {
+/// Compiles the whole list: first what stands alone, then what names others. Call it at the path of
+/// the list; errors get the index.
+pub fn compile_all(raws: &[RawPolicy], c: &mut Compiler<'_>) -> Policies {
     let mut all = Policies::new();
-    let mut seen = HashSet::new();
-    let mut composite = Vec::new();
-    c.at("policies", |c| {
-        for (i, value) in list.into_iter().enumerate() {
+    let composite = |raw: &RawPolicy| matches!(raw, RawPolicy::AnyOf(_));
+    for second_pass in [false, true] {
+        for (i, raw) in raws.iter().enumerate() {
+            if composite(raw) != second_pass {
+                continue;
+            }
             c.at(format!("[{i}]"), |c| {
-                let Some(raw) = RawPolicy::parse(value, c) else {
-                    return;
-                };
-                if !seen.insert(raw.name().to_owned()) {
+                let duplicate = raws[..i].iter().any(|r| r.name() == raw.name());
+                if duplicate {
                     c.at("name", |c| {
                         c.error(
                             format!("the policy \"{}\" stands twice", raw.name()),
                             "names are unique, give one of them another",
                         )
                     });
-                } else if matches!(raw, RawPolicy::AnyOf(_)) {
-                    composite.push((i, raw));
-                } else {
-                    add(&mut all, &raw, c);
+                } else if let Some(named) = compile(raw, c, &all) {
+                    all.insert(named.name.clone(), Arc::new(named));
                 }
             });
         }
-        for (i, raw) in composite {
-            c.at(format!("[{i}]"), |c| add(&mut all, &raw, c));
-        }
-    });
-    all
-}
-
-fn add(all: &mut Policies, raw: &RawPolicy, c: &mut Compiler<'_>) {
-    if let Some(named) = compile(raw, c, all) {
-        all.insert(named.name.to_string(), Arc::new(named));
     }
+    all
 }
 
 fn is_slug(name: &str) -> bool {
@@ -177,11 +115,8 @@ mod tests {
                 "type = \"ip\"\nname = \"Bad Name\"\ndeny = []",
                 "name: a policy's name",
             ),
-            (
-                "type = \"ipp\"\nname = \"a\"",
-                "type: there is no policy type",
-            ),
-            ("name = \"a\"", "the policy has no type"),
+            ("type = \"ipp\"\nname = \"a\"", "unknown variant `ipp`"),
+            ("name = \"a\"", "missing field `type`"),
             ("type = \"ip\"", "missing field `name`"),
             (
                 "type = \"ip\"\nname = \"a\"\ndenny = []",

@@ -1,6 +1,6 @@
 //! A request and its surroundings for the policies' table tests.
 
-use super::{Identity, Peer, Policy, PolicyCx, compile_all};
+use super::{Identity, Peer, Policy, PolicyCx, RawPolicy, compile_all};
 use crate::clock::Now;
 use crate::diagnose::{Compiler, Diagnostic, Files};
 use crate::http::{Framing, Header, RequestHead, Version};
@@ -117,28 +117,30 @@ impl Case {
     }
 }
 
-/// The entries of a config such as `[[policies]]…`.
-pub(crate) fn entries(toml: &str) -> Vec<toml::Value> {
-    let mut table: toml::Table = toml.parse().unwrap_or_else(|e| panic!("{e}: {toml}"));
-    match table.remove("policies") {
-        Some(toml::Value::Array(entries)) => entries,
-        other => panic!("no list of policies: {other:?}"),
-    }
+#[derive(serde::Deserialize)]
+struct File {
+    policies: Vec<RawPolicy>,
 }
 
-/// The compiled policies of a config, in order, or what is wrong with it.
+/// The policies of a config such as `[[policies]]…`, or what is wrong with it.
 pub(crate) fn policies(toml: &str, files: &Files) -> Result<Vec<Arc<Named>>, Vec<Diagnostic>> {
-    let entries = entries(toml);
-    let names: Vec<String> = entries
-        .iter()
-        .filter_map(|e| e.get("name")?.as_str().map(String::from))
-        .collect();
+    let file: File = toml::from_str(toml).map_err(|e| {
+        vec![Diagnostic {
+            path: "toml".into(),
+            reason: e.to_string(),
+            hint: String::new(),
+        }]
+    })?;
     let mut c = Compiler::new(files);
-    let all = compile_all(entries, &mut c);
+    let all = c.at("policies", |c| compile_all(&file.policies, c));
     if !c.errors.is_empty() {
         return Err(c.errors);
     }
-    Ok(names.iter().map(|name| all[name].clone()).collect())
+    Ok(file
+        .policies
+        .iter()
+        .map(|raw| all[raw.name()].clone())
+        .collect())
 }
 
 /// The single policy of a table body.

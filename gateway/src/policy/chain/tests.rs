@@ -3,6 +3,7 @@
 use super::*;
 use crate::diagnose::Files;
 use crate::policy::api_key::mint;
+use crate::policy::compile_all;
 use crate::policy::testing::{Case, policies};
 
 fn chain(toml: &str) -> Chain {
@@ -138,15 +139,32 @@ fn ip_key_role_limit() {
 }
 
 #[test]
-fn wasteful_and_useless_orders_are_pointed_out() {
+fn names_and_order() {
     let toml = format!("{SCHEMA}{DENY}[[policies]]\ntype = \"access\"\nname = \"a\"\n");
-    let all = policies(&toml, &Files::default()).unwrap();
-    let files = Files::default();
-    for (order, warnings) in [(&["ip", "s"][..], 0), (&["s", "ip"], 1), (&["a"], 1)] {
-        let mut c = Compiler::new(&files);
-        let find = |name: &&str| all.iter().find(|p| &*p.name == *name).unwrap().clone();
-        let chain = Chain::compile(order.iter().map(find).collect(), &mut c);
-        assert_eq!(chain.names().count(), order.len());
-        assert_eq!(c.warnings.len(), warnings, "{order:?}");
+    #[derive(serde::Deserialize)]
+    struct File {
+        policies: Vec<crate::policy::RawPolicy>,
     }
+    let file: File = toml::from_str(&toml).unwrap();
+    let files = Files::default();
+    let mut c = Compiler::new(&files);
+    let all = compile_all(&file.policies, &mut c);
+    let mut order = |names: &[&str]| {
+        c.warnings.clear();
+        c.errors.clear();
+        let names: Vec<String> = names.iter().map(|n| n.to_string()).collect();
+        let chain = Chain::compile(&names, &all, &mut c);
+        (
+            chain.is_some(),
+            c.warnings.len(),
+            c.errors.first().map(|e| e.hint.clone()),
+        )
+    };
+    assert_eq!(order(&["ip", "s"]), (true, 0, None));
+    assert_eq!(order(&["s", "ip"]), (true, 1, None));
+    assert_eq!(order(&["a"]), (true, 1, None));
+    assert_eq!(
+        order(&["ipp"]),
+        (false, 0, Some("did you mean \"ip\"?".into()))
+    );
 }
