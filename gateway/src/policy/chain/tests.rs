@@ -143,7 +143,7 @@ fn names_and_order() {
     let toml = format!("{SCHEMA}{DENY}[[policies]]\ntype = \"access\"\nname = \"a\"\n");
     #[derive(serde::Deserialize)]
     struct File {
-        policies: Vec<crate::policy::RawPolicy>,
+        policies: Vec<Option<crate::policy::RawPolicy>>,
     }
     let file: File = toml::from_str(&toml).unwrap();
     let files = Files::default();
