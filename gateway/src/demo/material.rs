@@ -281,10 +281,7 @@ mod tests {
             key.secret.starts_with("gwk_alice_") && key.secret.len() == "gwk_alice_".len() + 43
         );
         let digest = digest::digest(&digest::SHA256, key.secret.as_bytes());
-        assert!(
-            key.hash
-                .starts_with(&format!("{:02x}", digest.as_ref()[0]))
-        );
+        assert!(key.hash.starts_with(&format!("{:02x}", digest.as_ref()[0])));
         assert_eq!(key.hash.len(), 64);
         assert_ne!(key.secret, api_key("alice").unwrap().secret);
     }
