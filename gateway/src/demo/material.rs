@@ -97,7 +97,7 @@ pub fn random_base64url<const N: usize>() -> Result<String> {
 fn api_key(id: &str) -> Result<ApiKey> {
     let secret = format!("gwk_{id}_{}", random_base64url::<32>()?);
     let digest = digest::digest(&digest::SHA256, secret.as_bytes());
-    let mut hash = String::with_capacity(64);
+    let mut hash = String::from("sha256:");
     for byte in digest.as_ref() {
         let _ = write!(hash, "{byte:02x}"); // a String takes everything
     }
@@ -281,8 +281,11 @@ mod tests {
             key.secret.starts_with("gwk_alice_") && key.secret.len() == "gwk_alice_".len() + 43
         );
         let digest = digest::digest(&digest::SHA256, key.secret.as_bytes());
-        assert!(key.hash.starts_with(&format!("{:02x}", digest.as_ref()[0])));
-        assert_eq!(key.hash.len(), 64);
+        assert!(
+            key.hash
+                .starts_with(&format!("sha256:{:02x}", digest.as_ref()[0]))
+        );
+        assert_eq!(key.hash.len(), 7 + 64);
         assert_ne!(key.secret, api_key("alice").unwrap().secret);
     }
 }

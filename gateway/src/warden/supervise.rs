@@ -49,6 +49,8 @@ struct Warden {
     backoff: Backoff,
     worker: Option<Worker>,
     restart_at: Option<Instant>,
+    /// Some worker has served; until then a death is a failed start, which trying again does not mend.
+    served: bool,
     /// Set when told to stop: when patience ends.
     stop_at: Option<Instant>,
     stop_since: Option<Instant>,
@@ -116,6 +118,7 @@ impl Warden {
             backoff: Backoff::default(),
             worker: None,
             restart_at: None,
+            served: false,
             stop_at: None,
             stop_since: None,
             exit: None,
@@ -315,6 +318,7 @@ impl Warden {
         match message {
             ToWarden::Ready => {
                 tracing::info!("ready");
+                self.served = true;
                 self.notify.ready();
             }
             ToWarden::Reload { ticket } => self.reload(ticket),
@@ -354,6 +358,11 @@ impl Warden {
         if self.stop_at.is_some() {
             tracing::info!(clean, "stopped");
             self.exit = self.exit.or(Some(u8::from(!clean)));
+            return;
+        }
+        if !self.served {
+            tracing::error!(?status, "the worker did not start");
+            self.exit = Some(1);
             return;
         }
         match self.backoff.died(lived) {
