@@ -23,7 +23,11 @@ impl Head {
     /// The value of a field that may stand once.
     pub fn one(&self, name: &str) -> Option<&str> {
         let all = self.all(name);
-        assert!(all.len() <= 1, "{name} stands {} times: {self:?}", all.len());
+        assert!(
+            all.len() <= 1,
+            "{name} stands {} times: {self:?}",
+            all.len()
+        );
         all.first().copied()
     }
 }
@@ -52,7 +56,8 @@ impl Inbox {
         let at = self.bytes.len();
         self.bytes.resize(at + PART_BYTES, 0);
         let read = from.read(&mut self.bytes[at..]);
-        self.bytes.truncate(at + read.as_ref().copied().unwrap_or(0));
+        self.bytes
+            .truncate(at + read.as_ref().copied().unwrap_or(0));
         Ok(read? > 0)
     }
 
@@ -61,7 +66,10 @@ impl Inbox {
             true => Ok(()),
             false => Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
-                format!("closed in the middle of a message ({} bytes unread)", self.bytes.len()),
+                format!(
+                    "closed in the middle of a message ({} bytes unread)",
+                    self.bytes.len()
+                ),
             )),
         }
     }
@@ -164,9 +172,15 @@ pub fn split_head(raw: &[u8]) -> io::Result<Head> {
 
 /// What the fields say of the body's end; both or two of a kind is an error. `None`: they say nothing.
 pub fn declared_end(head: &Head) -> io::Result<Option<Ends>> {
-    match (&head.all("content-length")[..], &head.all("transfer-encoding")[..]) {
+    match (
+        &head.all("content-length")[..],
+        &head.all("transfer-encoding")[..],
+    ) {
         ([], []) => Ok(None),
-        ([n], []) => n.parse().map(|n| Some(Ends::Length(n))).map_err(|_| bad("a length")),
+        ([n], []) => n
+            .parse()
+            .map(|n| Some(Ends::Length(n)))
+            .map_err(|_| bad("a length")),
         ([], ["chunked"]) => Ok(Some(Ends::Chunked)),
         other => Err(bad(&format!("a framing: {other:?}"))),
     }

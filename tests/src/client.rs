@@ -36,7 +36,8 @@ impl Response {
 
     /// Whether the gateway says it closes.
     pub fn closes(&self) -> bool {
-        self.field("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"))
+        self.field("connection")
+            .is_some_and(|v| v.eq_ignore_ascii_case("close"))
     }
 }
 
@@ -95,21 +96,26 @@ impl Client {
         let mut response = self.head()?;
         let ends = body_end(&response, method)?;
         let body = &mut response.body;
-        self.inbox.body(&mut self.stream, ends, |part| body.extend_from_slice(part))?;
+        self.inbox
+            .body(&mut self.stream, ends, |part| body.extend_from_slice(part))?;
         Ok(response)
     }
 
     /// Only a head: an interim response, or one whose body the test reads by itself.
     pub fn head(&mut self) -> io::Result<Response> {
         let raw = self.inbox.head(&mut self.stream)?;
-        let raw = raw.ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "closed, no response"))?;
+        let raw =
+            raw.ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "closed, no response"))?;
         let head = split_head(&raw)?;
         let status = head
             .first_line
             .strip_prefix("HTTP/1.1 ")
             .and_then(|rest| rest.get(..3)?.parse().ok());
         let status = status.ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("status line {:?}", head.first_line))
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("status line {:?}", head.first_line),
+            )
         })?;
         Ok(Response {
             status,
@@ -170,7 +176,8 @@ impl Client {
 
 fn body_end(response: &Response, method: &str) -> io::Result<Ends> {
     let declared = declared_end(&response.head)?;
-    let bodyless = method == "HEAD" || response.status < 200 || matches!(response.status, 204 | 304);
+    let bodyless =
+        method == "HEAD" || response.status < 200 || matches!(response.status, 204 | 304);
     Ok(match declared {
         _ if bodyless => Ends::Length(0),
         Some(ends) => ends,

@@ -71,7 +71,9 @@ impl Config {
     pub fn upstream(self, name: &str, targets: &[SocketAddr]) -> Config {
         let targets: Vec<String> = targets.iter().map(|t| format!("\"{t}\"")).collect();
         let list = targets.join(", ");
-        self.section(&format!("[[upstreams]]\nname = \"{name}\"\ntargets = [{list}]\n"))
+        self.section(&format!(
+            "[[upstreams]]\nname = \"{name}\"\ntargets = [{list}]\n"
+        ))
     }
 
     /// More lines for the section added last, or a section of its own.
@@ -90,7 +92,11 @@ impl Config {
     pub fn render(&self, dir: &std::path::Path) -> String {
         let mut text = format!("[server]\n{}\n", self.server);
         let log = |name: &str| toml_text(&dir.join("log").join(name));
-        let _ = writeln!(text, "[admin]\nsocket = {}", toml_text(&dir.join("admin.sock")));
+        let _ = writeln!(
+            text,
+            "[admin]\nsocket = {}",
+            toml_text(&dir.join("admin.sock"))
+        );
         if let Some(metrics) = self.metrics {
             let _ = writeln!(text, "metrics = \"{metrics}\"");
         }

@@ -43,8 +43,19 @@ impl Curl {
             }
         };
         let output = command
-            .args(["--silent", "--show-error", "--include", "--http1.1", "--path-as-is"])
-            .args(["--noproxy", "*", "--max-time", &self.max_seconds.to_string()])
+            .args([
+                "--silent",
+                "--show-error",
+                "--include",
+                "--http1.1",
+                "--path-as-is",
+            ])
+            .args([
+                "--noproxy",
+                "*",
+                "--max-time",
+                &self.max_seconds.to_string(),
+            ])
             .arg("--cacert")
             .arg(&self.ca)
             .args(["--resolve", &format!("api.test:{port}:{}", self.https.ip())])

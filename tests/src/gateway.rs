@@ -18,9 +18,8 @@ use std::time::Duration;
 /// The program under test.
 pub fn program() -> PathBuf {
     let given = std::env::var_os("GATEWAY_BIN").map(PathBuf::from);
-    let path = given.unwrap_or_else(|| {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug/gateway")
-    });
+    let path = given
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug/gateway"));
     assert!(
         path.is_file(),
         "{} is not built: run `cargo xtask build`, or set GATEWAY_BIN",
@@ -101,7 +100,9 @@ impl Gateway {
         });
         match ready {
             Some(None) => {}
-            Some(Some(status)) => panic!("the gateway ended at once ({status}):\n{}", self.stderr()),
+            Some(Some(status)) => {
+                panic!("the gateway ended at once ({status}):\n{}", self.stderr())
+            }
             None => panic!("the gateway did not become ready:\n{}", self.stderr()),
         }
     }
@@ -213,7 +214,9 @@ impl Gateway {
     /// The value of `name{labels}` as it stands in the text; 0 where it is not there.
     pub fn metric(&self, series: &str) -> f64 {
         let text = self.metrics_text();
-        let found = text.lines().find_map(|l| l.strip_prefix(series)?.strip_prefix(' '));
+        let found = text
+            .lines()
+            .find_map(|l| l.strip_prefix(series)?.strip_prefix(' '));
         found.map_or(0.0, |value| value.parse().expect("a number"))
     }
 
@@ -237,9 +240,8 @@ impl Gateway {
             let found: Vec<Value> = self.records().into_iter().filter(&wanted).collect();
             (!found.is_empty()).then_some(found)
         });
-        let mut found = found.unwrap_or_else(|| {
-            panic!("no {what} in {:#?}\n{}", self.records(), self.stderr())
-        });
+        let mut found = found
+            .unwrap_or_else(|| panic!("no {what} in {:#?}\n{}", self.records(), self.stderr()));
         assert_eq!(found.len(), 1, "{what} stands more than once: {found:#?}");
         found.remove(0)
     }
@@ -287,8 +289,7 @@ pub fn json_lines(path: &Path) -> Vec<Value> {
     let lines = whole.lines().filter(|line| !line.is_empty());
     lines
         .map(|line| {
-            serde_json::from_str(line)
-                .unwrap_or_else(|e| panic!("{}: {e}: {line}", path.display()))
+            serde_json::from_str(line).unwrap_or_else(|e| panic!("{}: {e}: {line}", path.display()))
         })
         .collect()
 }

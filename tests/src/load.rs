@@ -49,7 +49,10 @@ impl Load {
     /// Responses got, and what went wrong.
     pub fn finish(self) -> (u64, Vec<String>) {
         self.shared.stop.store(true, Relaxed);
-        let ends = self.threads.into_iter().map(|t| t.join().expect("a client thread"));
+        let ends = self
+            .threads
+            .into_iter()
+            .map(|t| t.join().expect("a client thread"));
         let failures = ends.filter_map(Result::err).collect();
         (self.shared.done.load(Relaxed), failures)
     }
@@ -61,7 +64,9 @@ impl Shared {
         let end = Instant::now() + LONGEST;
         let mut on_this = 0u64;
         while !self.stop.load(Relaxed) && Instant::now() < end {
-            let answer = client.try_send(request).and_then(|()| client.try_response("GET"));
+            let answer = client
+                .try_send(request)
+                .and_then(|()| client.try_response("GET"));
             match answer {
                 Ok(response) if response.status == 200 => {
                     self.done.fetch_add(1, Relaxed);
@@ -70,7 +75,9 @@ impl Shared {
                         continue;
                     }
                 }
-                Ok(response) => return Err(format!("status {}: {}", response.status, response.text())),
+                Ok(response) => {
+                    return Err(format!("status {}: {}", response.status, response.text()));
+                }
                 Err(e) => return Err(format!("request {on_this} of its connection: {e}")),
             }
             if on_close == OnClose::Stop {

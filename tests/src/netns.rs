@@ -31,8 +31,13 @@ impl Net {
             let (name, near, far) = (net.client(i), net.interface(i), net.far_interface(i));
             ip(&format!("netns add {name}"));
             ip(&format!("-n {name} link set lo up"));
-            ip(&format!("-n {gateway} link add {near} type veth peer name {far} netns {name}"));
-            ip(&format!("-n {gateway} addr add {}/24 dev {near}", GATEWAY[i]));
+            ip(&format!(
+                "-n {gateway} link add {near} type veth peer name {far} netns {name}"
+            ));
+            ip(&format!(
+                "-n {gateway} addr add {}/24 dev {near}",
+                GATEWAY[i]
+            ));
             ip(&format!("-n {name} addr add {}/24 dev {far}", CLIENT[i]));
             ip(&format!("-n {gateway} link set {near} up"));
             ip(&format!("-n {name} link set {far} up"));
@@ -67,7 +72,9 @@ impl Net {
                 setns(&file, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
                 work()
             });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 }

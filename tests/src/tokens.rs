@@ -83,7 +83,10 @@ impl Keys {
             Kind::EdDsa => self.ed.public_key().as_der(),
         };
         let text = STANDARD.encode(der.expect("a public key").as_ref());
-        let lines: Vec<&str> = (0..text.len()).step_by(64).map(|i| &text[i..text.len().min(i + 64)]).collect();
+        let lines: Vec<&str> = (0..text.len())
+            .step_by(64)
+            .map(|i| &text[i..text.len().min(i + 64)])
+            .collect();
         format!(
             "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
             lines.join("\n")
@@ -94,10 +97,17 @@ impl Keys {
         let random = SystemRandom::new();
         match kind {
             Kind::Hs256 => hs256(SECRET.as_bytes(), message),
-            Kind::Es256 => self.es.sign(&random, message).expect("sign").as_ref().to_vec(),
+            Kind::Es256 => self
+                .es
+                .sign(&random, message)
+                .expect("sign")
+                .as_ref()
+                .to_vec(),
             Kind::Rs256 => {
                 let mut out = vec![0; self.rs.public_modulus_len()];
-                self.rs.sign(&RSA_PKCS1_SHA256, &random, message, &mut out).expect("sign");
+                self.rs
+                    .sign(&RSA_PKCS1_SHA256, &random, message, &mut out)
+                    .expect("sign");
                 out
             }
             Kind::EdDsa => self.ed.sign(message).as_ref().to_vec(),
@@ -106,7 +116,11 @@ impl Keys {
 
     /// A token with these claims, signed as its header says.
     pub fn token(&self, kind: Kind, claims: &Value) -> String {
-        self.with_header(kind, &json!({ "alg": kind.alg(), "kid": kind.kid(), "typ": "JWT" }), claims)
+        self.with_header(
+            kind,
+            &json!({ "alg": kind.alg(), "kid": kind.kid(), "typ": "JWT" }),
+            claims,
+        )
     }
 
     /// A token whose header says one thing while `kind`'s key signs.
@@ -154,22 +168,44 @@ impl Keys {
         vec![
             ("alg none, no signature", format!("{}.", none("none"))),
             ("alg nOnE", format!("{}.", none("nOnE"))),
-            ("alg none, with a signature", format!("{}.{signature}", none("none"))),
+            (
+                "alg none, with a signature",
+                format!("{}.{signature}", none("none")),
+            ),
             ("HS256 keyed by the EC public key", confused(Kind::Es256)),
             ("HS256 keyed by the RSA public key", confused(Kind::Rs256)),
-            ("another algorithm than the key's", self.with_header(Kind::Rs256, &json!({ "alg": "RS256", "kid": "es" }), &good)),
-            ("signed by another key", self.with_header(Kind::EdDsa, &json!({ "alg": "ES256", "kid": "es" }), &good)),
+            (
+                "another algorithm than the key's",
+                self.with_header(Kind::Rs256, &json!({ "alg": "RS256", "kid": "es" }), &good),
+            ),
+            (
+                "signed by another key",
+                self.with_header(Kind::EdDsa, &json!({ "alg": "ES256", "kid": "es" }), &good),
+            ),
             ("changed claims", swapped),
             ("expired", es(&with("exp", json!(now - 60)))),
             ("no expiry", es(&without("exp"))),
             ("not valid yet", es(&with("nbf", json!(now + 3600)))),
             ("another audience", es(&with("aud", json!("other.test")))),
             ("no audience", es(&without("aud"))),
-            ("another issuer", es(&with("iss", json!("https://evil.test")))),
+            (
+                "another issuer",
+                es(&with("iss", json!("https://evil.test"))),
+            ),
             ("no issuer", es(&without("iss"))),
-            ("unknown kid", self.with_header(Kind::Es256, &json!({ "alg": "ES256", "kid": "../../etc/passwd" }), &good)),
+            (
+                "unknown kid",
+                self.with_header(
+                    Kind::Es256,
+                    &json!({ "alg": "ES256", "kid": "../../etc/passwd" }),
+                    &good,
+                ),
+            ),
             ("crit header", header("crit", json!(["exp"]))),
-            ("key of its own", header("jwk", json!({ "kty": "oct", "k": "AAAA" })).replace('.', ".A")),
+            (
+                "key of its own",
+                header("jwk", json!({ "kty": "oct", "k": "AAAA" })).replace('.', ".A"),
+            ),
             ("cut signature", signed[..signed.len() - 4].to_owned()),
             ("no signature", format!("{body}.")),
             ("two parts", body.to_owned()),

@@ -129,7 +129,10 @@ impl Upstream {
     /// Fails if anything but whole, strict requests has arrived.
     pub fn assert_clean(&self) {
         let noise = self.shared.noise.lock().expect("no panic");
-        assert!(noise.is_empty(), "the upstream got what is no request: {noise:#?}");
+        assert!(
+            noise.is_empty(),
+            "the upstream got what is no request: {noise:#?}"
+        );
     }
 
     pub fn assert_untouched(&self) {
@@ -166,12 +169,16 @@ impl Shared {
             let shared = self.clone();
             std::thread::spawn(move || {
                 // Broken connections are what half of the tests are about.
-                let _ = shared.serve(stream, number);
+                let _ = shared.serve(&stream, number);
+                // The copy kept for the end would hold the socket open.
+                let peer = stream.peer_addr();
+                let mut open = shared.open.lock().expect("no panic");
+                open.retain(|s| s.peer_addr().ok() != peer.as_ref().ok().copied());
             });
         }
     }
 
-    fn serve(&self, mut stream: TcpStream, connection: usize) -> io::Result<()> {
+    fn serve(&self, mut stream: &TcpStream, connection: usize) -> io::Result<()> {
         stream.set_read_timeout(Some(READ_TIMEOUT))?;
         stream.set_write_timeout(Some(READ_TIMEOUT))?;
         stream.set_nodelay(true)?;
@@ -194,7 +201,7 @@ impl Shared {
             };
             let mut body = ends;
             for step in steps {
-                if !self.act(&mut stream, &mut inbox, slot, &mut body, step)? {
+                if !self.act(stream, &mut inbox, slot, &mut body, step)? {
                     return Ok(());
                 }
             }
@@ -205,7 +212,7 @@ impl Shared {
     /// `false`: the connection is over.
     fn act(
         &self,
-        stream: &mut TcpStream,
+        mut stream: &TcpStream,
         inbox: &mut Inbox,
         slot: usize,
         body: &mut Option<Ends>,
@@ -215,7 +222,7 @@ impl Shared {
             Step::ReadBody => {
                 if let Some(ends) = body.take() {
                     let keep = |part: &[u8]| self.keep(slot, part);
-                    inbox.body(stream, ends, keep)?;
+                    inbox.body(&mut stream, ends, keep)?;
                     self.seen.lock().expect("no panic")[slot].whole = true;
                 }
             }
@@ -227,25 +234,19 @@ impl Shared {
             }
             Step::Wait(time) => std::thread::sleep(time),
             Step::Stall => {
-                while inbox.fill(stream)? {}
+                while inbox.fill(&mut stream)? {}
                 return Ok(false);
             }
-            Step::Close => {
-                let _ = stream.shutdown(Shutdown::Both);
-                return Ok(false);
-            }
+            Step::Close => return Ok(false),
             Step::Reset => {
                 reset_on_close(stream);
-                // The copy kept for the end would hold the socket open.
-                let peer = stream.peer_addr()?;
-                let mut open = self.open.lock().expect("no panic");
-                open.retain(|s| s.peer_addr().is_ok_and(|p| p != peer));
                 return Ok(false);
             }
             Step::Echo => {
-                let _ = inbox.body(&mut stream.try_clone()?, Ends::Closed, |part| {
-                    let _ = stream.write_all(part);
-                });
+                let mut back = stream;
+                inbox.body(&mut stream, Ends::Closed, |part| {
+                    let _ = back.write_all(part);
+                })?;
                 return Ok(false);
             }
         }
@@ -256,7 +257,9 @@ impl Shared {
         let mut all = self.seen.lock().expect("no panic");
         let seen = &mut all[slot];
         seen.body_bytes += part.len() as u64;
-        let room = BODY_KEPT_MAX.saturating_sub(seen.body.len()).min(part.len());
+        let room = BODY_KEPT_MAX
+            .saturating_sub(seen.body.len())
+            .min(part.len());
         seen.body.extend_from_slice(&part[..room]);
     }
 
