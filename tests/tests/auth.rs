@@ -687,7 +687,7 @@ fn unknown_routes_and_methods() {
 
 #[test]
 fn no_secret_reaches_a_log() {
-    let site = Site::start();
+    let mut site = Site::start();
     let token = site.tokens.token(Kind::Es256, &claims("carol"));
     let wrong = "gwk_nobody_SECRETSECRETSECRETSECRETSECRETSECRETSECRETSEC";
     let secrets = [
@@ -738,7 +738,6 @@ fn no_secret_reaches_a_log() {
     site.gateway
         .record(malformed.field("x-request-id").expect("an id"));
     let (dir, stderr) = (site.gateway.path("log"), site.gateway.stderr());
-    let mut site = site;
     site.gateway.stop();
     let mut texts = vec![("stderr".to_owned(), stderr + &site.gateway.stderr())];
     for entry in std::fs::read_dir(dir).expect("the logs") {

@@ -46,13 +46,14 @@ fn a_slow_head_is_408_or_closed_and_recorded() {
     // Sending a byte now and then does not help.
     let begun = Instant::now();
     let mut client = gateway.http();
-    let trickled = get("/slow").bytes().take_while(|byte| {
+    let head = get("/slow");
+    let trickled = head.bytes().take_while(|byte| {
         std::thread::sleep(Duration::from_millis(60));
         client.try_send([*byte]).is_ok() && begun.elapsed() < LATE
     });
     let trickled = trickled.count();
     assert!(
-        trickled < get("/slow").len(),
+        trickled < head.len(),
         "the whole head was let in over {:?}",
         begun.elapsed()
     );
