@@ -37,9 +37,6 @@ pub fn command(arguments: &[&str]) -> Output {
         .expect("start the gateway")
 }
 
-/// What one metric sample is called: its name and labels as they stand in the text.
-pub type Series = String;
-
 pub struct Gateway {
     pub dir: tempfile::TempDir,
     pub config: Config,
@@ -61,33 +58,21 @@ impl Gateway {
         }
         let path = dir.path().join("gateway.toml");
         fs::write(&path, config.render(dir.path())).expect("write the config");
-        let mut command = match namespace {
-            None => Command::new(program()),
-            // `ip netns exec` becomes the program, so the process is the gateway.
-            Some(name) => {
-                let mut ip = Command::new("ip");
-                ip.args(["netns", "exec", name]).arg(program());
-                ip
-            }
-        };
-        let stderr = File::create(dir.path().join("stderr.log")).expect("a file for stderr");
-        let child = command
-            .args(["run", "--config"])
-            .arg(&path)
-            .env("RUST_LOG", "info")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .expect("start the gateway");
         let mut gateway = Gateway {
+            child: spawn(dir.path(), namespace),
             dir,
             config,
-            child,
             namespace: namespace.map(str::to_owned),
         };
         gateway.await_ready();
         gateway
+    }
+
+    /// After its end: the same config, keys and logs once more.
+    pub fn run_again(&mut self) {
+        assert!(self.child.try_wait().expect("wait").is_some(), "it still runs");
+        self.child = spawn(self.dir.path(), self.namespace.as_deref());
+        self.await_ready();
     }
 
     fn await_ready(&mut self) {
@@ -270,6 +255,28 @@ impl Drop for Gateway {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn spawn(dir: &Path, namespace: Option<&str>) -> Child {
+    let mut command = match namespace {
+        None => Command::new(program()),
+        // `ip netns exec` becomes the program, so the process is the gateway.
+        Some(name) => {
+            let mut ip = Command::new("ip");
+            ip.args(["netns", "exec", name]).arg(program());
+            ip
+        }
+    };
+    let stderr = File::options().create(true).append(true).open(dir.join("stderr.log"));
+    command
+        .args(["run", "--config"])
+        .arg(dir.join("gateway.toml"))
+        .env("RUST_LOG", "info")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(stderr.expect("a file for stderr"))
+        .spawn()
+        .expect("start the gateway")
 }
 
 /// Others may pass through it: the worker is another user, and its logs lie inside.

@@ -383,13 +383,14 @@ fn roles_scopes_and_either_credential() {
     let bearer = header("Authorization", &format!("Bearer {token}"));
     site.passes("a key", "/either", &["-H", &plain]);
     site.passes("a token", "/either", &["-H", &bearer]);
+    // By the first member that was not met.
     site.refused(
         "neither",
         "/either",
         &[],
         401,
         "credentials-missing",
-        "either",
+        "keys",
     );
 
     site.passes("reader by key", "/readers", &["-H", &reader]);
