@@ -34,7 +34,8 @@ impl Sections {
     pub fn one<T: DeserializeOwned + Default>(&mut self, name: &str, c: &mut Compiler<'_>) -> T {
         match self.table.remove(name) {
             None => T::default(),
-            Some(value) => c.at(name, |c| element(value, c)).unwrap_or_default(),
+            // What does parse goes on, so that one wrong type does not hide the other mistakes of the section.
+            Some(value) => c.at(name, |c| tolerant(value, c)).unwrap_or_default(),
         }
     }
 
@@ -94,11 +95,16 @@ impl Sections {
 }
 
 /// One element, every error in it reported.
-pub fn element<T: DeserializeOwned>(mut value: Value, c: &mut Compiler<'_>) -> Option<T> {
+pub fn element<T: DeserializeOwned>(value: Value, c: &mut Compiler<'_>) -> Option<T> {
     let errors_before = c.errors.len();
+    tolerant(value, c).filter(|_| c.errors.len() == errors_before)
+}
+
+/// One element without the fields that were wrong, each reported.
+fn tolerant<T: DeserializeOwned>(mut value: Value, c: &mut Compiler<'_>) -> Option<T> {
     for _ in 0..ERRORS_PER_ELEMENT_MAX {
         match serde_path_to_error::deserialize::<_, T>(value.clone()) {
-            Ok(parsed) => return (c.errors.len() == errors_before).then_some(parsed),
+            Ok(parsed) => return Some(parsed),
             Err(e) => {
                 let path = e.path().clone();
                 let message = e.inner().message().to_string();
