@@ -39,7 +39,7 @@ fn every_error_is_told_with_path_reason_and_hint() {
         .section("[[policies]]\nname = \"rate\"\ntype = \"rate_limit\"\nrate = \"fast\"\n")
         .section("[[policies]]\nname = \"what\"\ntype = \"magic\"\n")
         .section("[[policies]]\nname = \"schema\"\ntype = \"json_schema\"\nschema_file = \"missing.json\"\n")
-        .section("[[routes]]\nname = \"all\"\npath = \"no-slash\"\nupstream = \"upp\"\npolicies = [\"nobody\"]\n")
+        .section("[[routes]]\nname = \"two\"\npath = \"no-slash\"\nupstream = \"upp\"\npolicies = [\"nobody\"]\n")
         .section("[[upstreams]]\nname = \"bad\"\ntargets = [\"nowhere\"]\n")
         .section("[[surprise]]\nx = 1\n");
     config.server = "workers = \"many\"\nconnections_max = 0".into();
@@ -56,10 +56,11 @@ fn every_error_is_told_with_path_reason_and_hint() {
         "routes[0]: unknown key `polices`",
         "hint: did you mean `policies`?",
         "policies[0].name: ",
-        "policies[1].rate: ",
+        "policies[1]",
+        "expected a rate such as",
         "policies[2]",
         "policies[3].schema_file: ",
-        "routes[1].name: ",
+        "routes[1]: the path \"no-slash\"",
         "routes[1].upstream: no upstream is called `upp`",
         "hint: did you mean `up`?",
         "upstreams[1].targets",
