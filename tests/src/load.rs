@@ -14,6 +14,7 @@ const LONGEST: Duration = Duration::from_secs(90);
 struct Shared {
     stop: AtomicBool,
     done: AtomicU64,
+    longest_us: AtomicU64,
 }
 
 pub struct Load {
@@ -46,6 +47,11 @@ impl Load {
         self.shared.done.load(Relaxed)
     }
 
+    /// The longest that a request took so far.
+    pub fn longest(&self) -> Duration {
+        Duration::from_micros(self.shared.longest_us.load(Relaxed))
+    }
+
     /// Responses got, and what went wrong.
     pub fn finish(self) -> (u64, Vec<String>) {
         self.shared.stop.store(true, Relaxed);
@@ -64,9 +70,12 @@ impl Shared {
         let end = Instant::now() + LONGEST;
         let mut on_this = 0u64;
         while !self.stop.load(Relaxed) && Instant::now() < end {
+            let begun = Instant::now();
             let answer = client
                 .try_send(request)
                 .and_then(|()| client.try_response("GET"));
+            let took_us = begun.elapsed().as_micros() as u64;
+            self.longest_us.fetch_max(took_us, Relaxed);
             match answer {
                 Ok(response) if response.status == 200 => {
                     self.done.fetch_add(1, Relaxed);

@@ -53,7 +53,7 @@ fn every_error_is_told_with_path_reason_and_hint() {
     for wanted in [
         "server.workers: ",
         "server.connections_max: ",
-        "routes[0]: unknown key `polices`",
+        "routes[0].polices: unknown key `polices`",
         "hint: did you mean `policies`?",
         "policies[0].name: ",
         "policies[1]",
