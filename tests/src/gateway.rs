@@ -70,7 +70,10 @@ impl Gateway {
 
     /// After its end: the same config, keys and logs once more.
     pub fn run_again(&mut self) {
-        assert!(self.child.try_wait().expect("wait").is_some(), "it still runs");
+        assert!(
+            self.child.try_wait().expect("wait").is_some(),
+            "it still runs"
+        );
         self.child = spawn(self.dir.path(), self.namespace.as_deref());
         self.await_ready();
     }
@@ -267,7 +270,10 @@ fn spawn(dir: &Path, namespace: Option<&str>) -> Child {
             ip
         }
     };
-    let stderr = File::options().create(true).append(true).open(dir.join("stderr.log"));
+    let stderr = File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("stderr.log"));
     command
         .args(["run", "--config"])
         .arg(dir.join("gateway.toml"))

@@ -2,7 +2,7 @@
 
 use nix::sched::{CloneFlags, setns};
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -11,6 +11,15 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// The gateway's address towards the client of this index (0 or 1), and the client's own.
 pub const GATEWAY: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 1, 1), Ipv4Addr::new(10, 77, 2, 1)];
 pub const CLIENT: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 1, 2), Ipv4Addr::new(10, 77, 2, 2)];
+
+pub const GATEWAY_V6: [Ipv6Addr; 2] = [
+    Ipv6Addr::new(0xfd77, 1, 0, 0, 0, 0, 0, 1),
+    Ipv6Addr::new(0xfd77, 2, 0, 0, 0, 0, 0, 1),
+];
+pub const CLIENT_V6: [Ipv6Addr; 2] = [
+    Ipv6Addr::new(0xfd77, 1, 0, 0, 0, 0, 0, 2),
+    Ipv6Addr::new(0xfd77, 2, 0, 0, 0, 0, 0, 2),
+];
 
 pub struct Net {
     /// `gw<pid><letter>`: a namespace that a killed test left behind can be told from a living one's.
@@ -39,6 +48,15 @@ impl Net {
                 GATEWAY[i]
             ));
             ip(&format!("-n {name} addr add {}/24 dev {far}", CLIENT[i]));
+            // Without duplicate address detection: there is nobody else, and listeners bind at once.
+            ip(&format!(
+                "-n {gateway} addr add {}/64 dev {near} nodad",
+                GATEWAY_V6[i]
+            ));
+            ip(&format!(
+                "-n {name} addr add {}/64 dev {far} nodad",
+                CLIENT_V6[i]
+            ));
             ip(&format!("-n {gateway} link set {near} up"));
             ip(&format!("-n {name} link set {far} up"));
         }

@@ -4,6 +4,7 @@ use crate::bytes::{Ends, Head, Inbox, declared_end, split_head};
 use crate::wait::until;
 use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -75,6 +76,7 @@ struct Shared {
 pub struct Upstream {
     pub address: SocketAddr,
     shared: Arc<Shared>,
+    listener: TcpListener,
     accept: Option<JoinHandle<()>>,
 }
 
@@ -91,6 +93,7 @@ impl Upstream {
             accepted: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
         });
+        let waker = listener.try_clone().expect("a copy of the listener");
         let accept = {
             let shared = shared.clone();
             std::thread::spawn(move || shared.accept(&listener))
@@ -98,6 +101,7 @@ impl Upstream {
         Upstream {
             address,
             shared,
+            listener: waker,
             accept: Some(accept),
         }
     }
@@ -145,8 +149,9 @@ impl Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         self.shared.stop.store(true, SeqCst);
-        // Wakes the accept.
-        let _ = TcpStream::connect(self.address);
+        // Wakes the accept, from whichever namespace.
+        let _ =
+            nix::sys::socket::shutdown(self.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
         if let Some(accept) = self.accept.take() {
             let _ = accept.join();
         }
@@ -158,7 +163,8 @@ impl Drop for Upstream {
 
 impl Shared {
     fn accept(self: &Arc<Self>, listener: &TcpListener) {
-        for stream in listener.incoming().flatten() {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { return };
             if self.stop.load(SeqCst) {
                 return;
             }
@@ -271,7 +277,6 @@ impl Shared {
 
 /// The next close sends RST.
 pub fn reset_on_close(stream: &TcpStream) {
-    use std::os::fd::AsRawFd;
     let linger = libc::linger {
         l_onoff: 1,
         l_linger: 0,

@@ -20,7 +20,15 @@ fn written() -> (Gateway, PathBuf) {
         client.ask(get(path));
     }
     gateway.http().ask("BROKEN\r\n\r\n");
-    gateway.cli_ok(&["bans", "add", "192.0.2.7", "--ttl", "1h", "--reason", "test"]);
+    gateway.cli_ok(&[
+        "bans",
+        "add",
+        "192.0.2.7",
+        "--ttl",
+        "1h",
+        "--reason",
+        "test",
+    ]);
     gateway.cli_ok(&["bans", "remove", "192.0.2.7"]);
     gateway.cli_ok(&["reload"]);
     assert_eq!(gateway.stop().code(), Some(0));
@@ -46,10 +54,16 @@ fn a_whole_log_verifies_and_tells_what_happened() {
     assert_eq!(named("refusal"), 4);
     assert_eq!((named("ban-added"), named("ban-removed")), (1, 1));
     assert_eq!((named("reload-ok"), named("stopping")), (1, 1));
-    let ban = events.iter().find(|e| e["event"] == "ban-added").expect("a ban");
+    let ban = events
+        .iter()
+        .find(|e| e["event"] == "ban-added")
+        .expect("a ban");
     assert!(ban.to_string().contains("192.0.2.7"), "{ban}");
     // A refusal names the exchange.
-    let refusal = events.iter().find(|e| e["event"] == "refusal" && e["rule"] == "none").expect("a refusal");
+    let refusal = events
+        .iter()
+        .find(|e| e["event"] == "refusal" && e["rule"] == "none")
+        .expect("a refusal");
     let id = refusal["id"].as_str().expect("an id");
     assert!(gateway.records().iter().any(|r| r["id"] == id));
 }
@@ -81,16 +95,34 @@ fn every_change_is_found_and_named() {
         ("one deleted".to_owned(), without(3)),
         ("last deleted".to_owned(), without(last)),
         ("cut at a line".to_owned(), join(&lines[..last - 1])),
-        ("cut within a line".to_owned(), good[..good.len() - 20].to_owned()),
-        ("cut by its last byte".to_owned(), good[..good.len() - 1].to_owned()),
+        (
+            "cut within a line".to_owned(),
+            good[..good.len() - 20].to_owned(),
+        ),
+        (
+            "cut by its last byte".to_owned(),
+            good[..good.len() - 1].to_owned(),
+        ),
         ("swapped".to_owned(), swapped),
         ("doubled".to_owned(), doubled(2)),
         ("last doubled".to_owned(), doubled(last)),
         ("emptied".to_owned(), String::new()),
-        ("a line of its own".to_owned(), good.clone() + "{\"event\":\"started\"}\n"),
-        ("a blank line".to_owned(), join(&lines[..2]) + "\n" + &join(&lines[2..])),
-        ("another address".to_owned(), good.replacen("127.0.0.1", "127.0.0.2", 1)),
-        ("another event".to_owned(), good.replacen("refusal", "Refusal", 1)),
+        (
+            "a line of its own".to_owned(),
+            good.clone() + "{\"event\":\"started\"}\n",
+        ),
+        (
+            "a blank line".to_owned(),
+            join(&lines[..2]) + "\n" + &join(&lines[2..]),
+        ),
+        (
+            "another address".to_owned(),
+            good.replacen("127.0.0.1", "127.0.0.2", 1),
+        ),
+        (
+            "another event".to_owned(),
+            good.replacen("refusal", "Refusal", 1),
+        ),
     ];
     // One byte anywhere: in every line, near its beginning, middle and end.
     let mut at = 0;
@@ -111,7 +143,10 @@ fn every_change_is_found_and_named() {
         fs::write(&log, text).expect("write the log");
         let (code, said) = verify(&log);
         assert_eq!(code, 1, "{what} was not found: {said}");
-        assert!(said.contains("NOT intact: ") && said.trim_end().len() > 40, "{what}: {said}");
+        assert!(
+            said.contains("NOT intact: ") && said.trim_end().len() > 40,
+            "{what}: {said}"
+        );
     }
     fs::write(&log, &good).expect("write the log");
     assert_eq!(verify(&log).0, 0, "the original no longer verifies");
@@ -135,7 +170,11 @@ fn another_key_does_not_verify_and_nor_does_a_log_without_its_head() {
     fs::remove_file(log.with_file_name("audit.jsonl.head")).expect("remove the head");
     assert_ne!(verify(&log).0, 0, "a log without its head passed");
     // Another log's head is no substitute.
-    fs::copy(other_log.with_file_name("audit.jsonl.head"), log.with_file_name("audit.jsonl.head")).expect("copy");
+    fs::copy(
+        other_log.with_file_name("audit.jsonl.head"),
+        log.with_file_name("audit.jsonl.head"),
+    )
+    .expect("copy");
     assert_ne!(verify(&log).0, 0);
     drop((gateway, other_gateway));
 }
@@ -150,7 +189,9 @@ fn a_log_goes_on_after_a_restart_and_a_break_is_on_record() {
     assert!(gateway.audit_events().len() > before, "the log began anew");
 
     // Changed while the gateway was down: it says so and begins another chain instead of signing a lie.
-    let text = fs::read_to_string(&log).expect("the log").replacen("127.0.0.1", "127.0.0.9", 1);
+    let text = fs::read_to_string(&log)
+        .expect("the log")
+        .replacen("127.0.0.1", "127.0.0.9", 1);
     fs::write(&log, text).expect("write the log");
     gateway.run_again();
     assert_eq!(gateway.stop().code(), Some(0));

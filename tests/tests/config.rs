@@ -27,7 +27,11 @@ fn rendered(config: &Config) -> String {
 fn a_good_config_is_good() {
     let output = check(&rendered(&good()));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(text.contains("is good: 2 listeners, 1 routes"), "{text}");
 }
 
@@ -74,7 +78,12 @@ fn every_error_is_told_with_path_reason_and_hint() {
         assert!(text.contains(wanted), "no `{wanted}` in:\n{text}");
     }
     let first = text.lines().next().unwrap_or_default();
-    let count: usize = first.split(' ').rev().nth(1).and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{first}"));
+    let count: usize = first
+        .split(' ')
+        .rev()
+        .nth(1)
+        .and_then(|n| n.parse().ok())
+        .unwrap_or_else(|| panic!("{first}"));
     assert!(count >= 15, "{first}");
     let hints = text.matches("hint: ").count();
     assert!(hints >= 12, "{hints} hints in:\n{text}");
@@ -83,17 +92,56 @@ fn every_error_is_told_with_path_reason_and_hint() {
 #[test]
 fn unknown_keys_are_refused_wherever_they_stand() {
     for (place, config) in [
-        ("server", Config { server: "worker = 2".into(), ..good() }),
+        (
+            "server",
+            Config {
+                server: "worker = 2".into(),
+                ..good()
+            },
+        ),
         ("listeners", good().listener("timeout = {}")),
         ("timeouts", good().listener("timeouts = { haed = \"1s\" }")),
         ("limits", good().listener("limits = { fielts = 3 }")),
         ("routes", good().section("stripprefix = true")),
-        ("strikes", Config { strikes: "treshold = 3".into(), ..good() }),
-        ("filter", Config { filter: "interface = []".into(), ..good() }),
-        ("alerts", Config { alerts: "webhook = []".into(), ..good() }),
-        ("access_log", Config { access_log: "pth = \"x\"".into(), ..good() }),
-        ("audit_log", Config { audit_log: "kee = 3".into(), ..good() }),
-        ("policies", good().section("[[policies]]\nname = \"a\"\ntype = \"ip\"\ndenny = []\n")),
+        (
+            "strikes",
+            Config {
+                strikes: "treshold = 3".into(),
+                ..good()
+            },
+        ),
+        (
+            "filter",
+            Config {
+                filter: "interface = []".into(),
+                ..good()
+            },
+        ),
+        (
+            "alerts",
+            Config {
+                alerts: "webhook = []".into(),
+                ..good()
+            },
+        ),
+        (
+            "access_log",
+            Config {
+                access_log: "pth = \"x\"".into(),
+                ..good()
+            },
+        ),
+        (
+            "audit_log",
+            Config {
+                audit_log: "kee = 3".into(),
+                ..good()
+            },
+        ),
+        (
+            "policies",
+            good().section("[[policies]]\nname = \"a\"\ntype = \"ip\"\ndenny = []\n"),
+        ),
     ] {
         let output = check(&rendered(&config));
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -106,7 +154,10 @@ fn unknown_keys_are_refused_wherever_they_stand() {
 fn syntax_files_and_keys_are_checked() {
     let broken = check("[server\n");
     assert_eq!(broken.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&broken.stderr).contains("TOML"), "{broken:?}");
+    assert!(
+        String::from_utf8_lossy(&broken.stderr).contains("TOML"),
+        "{broken:?}"
+    );
 
     let swapped = rendered(&good()).replace("key = \"server.key\"", "key = \"ca.pem\"");
     let output = check(&swapped);
@@ -131,6 +182,9 @@ fn a_bad_config_does_not_start() {
     fs::write(&path, config.render(dir.path())).expect("write the config");
     let output = command(&["run", "--config", &path.display().to_string()]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("polices"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("polices"),
+        "{output:?}"
+    );
     assert!(!dir.path().join("admin.sock").exists());
 }

@@ -60,7 +60,10 @@ fn metrics_parse_and_agree_with_what_was_asked() {
         ("gateway_route_server_errors_total{route=\"fail\"}", 3.0),
         ("gateway_route_client_errors_total{route=\"shut\"}", 2.0),
         ("gateway_route_duration_seconds_count{route=\"open\"}", 8.0),
-        ("gateway_route_duration_seconds_bucket{route=\"open\",le=\"+Inf\"}", 8.0),
+        (
+            "gateway_route_duration_seconds_bucket{route=\"open\",le=\"+Inf\"}",
+            8.0,
+        ),
         ("gateway_tls_handshakes_total{outcome=\"ok\"}", 1.0),
         ("gateway_log_dropped_total{log=\"access\"}", 0.0),
         ("gateway_log_dropped_total{log=\"audit\"}", 0.0),
@@ -70,16 +73,30 @@ fn metrics_parse_and_agree_with_what_was_asked() {
     }
     let accepted = values["gateway_connections_accepted_total"];
     let open = values["gateway_connections_open"];
-    assert!(accepted >= 3.0 && open >= 1.0 && open <= accepted, "{accepted} accepted, {open} open");
+    assert!(
+        accepted >= 3.0 && open >= 1.0 && open <= accepted,
+        "{accepted} accepted, {open} open"
+    );
 
     // Nothing else is served there.
     for path in ["/", "/status", "/bans", "/reload", "/healthz"] {
-        assert_eq!(Client::connect(metrics).ask(get(path)).status, 404, "{path}");
+        assert_eq!(
+            Client::connect(metrics).ask(get(path)).status,
+            404,
+            "{path}"
+        );
     }
     // One record for each exchange, malformed ones too.
-    until("a record of each", || (gateway.records().len() == 18).then_some(()));
-    let broken = gateway.record_where("the malformed head", |r| r["decision"]["slug"] == "malformed-head");
-    assert_eq!((&broken["status"], &broken["method"]), (&400.into(), &"".into()));
+    until("a record of each", || {
+        (gateway.records().len() == 18).then_some(())
+    });
+    let broken = gateway.record_where("the malformed head", |r| {
+        r["decision"]["slug"] == "malformed-head"
+    });
+    assert_eq!(
+        (&broken["status"], &broken["method"]),
+        (&400.into(), &"".into())
+    );
 }
 
 /// Series to value. Every sample must belong to a family with HELP and TYPE before it, every series stand once.
@@ -89,26 +106,45 @@ fn parse(text: &str) -> HashMap<String, f64> {
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             let (name, help) = rest.split_once(' ').expect("a help text");
-            assert!(!help.is_empty() && helped.insert(name.to_owned()), "HELP {name}");
+            assert!(
+                !help.is_empty() && helped.insert(name.to_owned()),
+                "HELP {name}"
+            );
             continue;
         }
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').expect("a type");
             assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
-            assert!(typed.insert(name.to_owned(), kind.to_owned()).is_none(), "TYPE {name} twice");
+            assert!(
+                typed.insert(name.to_owned(), kind.to_owned()).is_none(),
+                "TYPE {name} twice"
+            );
             continue;
         }
         let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
         let name = series.split('{').next().expect("a name");
-        let ends = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
-        let family = ends.filter(|f| typed.get(*f).is_some_and(|k| k == "histogram")).unwrap_or(name);
-        assert!(helped.contains(family) && typed.contains_key(family), "no HELP or TYPE for {line}");
+        let ends = ["_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|end| name.strip_suffix(end));
+        let family = ends
+            .filter(|f| typed.get(*f).is_some_and(|k| k == "histogram"))
+            .unwrap_or(name);
+        assert!(
+            helped.contains(family) && typed.contains_key(family),
+            "no HELP or TYPE for {line}"
+        );
         if typed[family] == "counter" {
             assert!(name.ends_with("_total"), "a counter called {name}");
         }
-        assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+        assert!(
+            name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+            "{name}"
+        );
         let value: f64 = value.parse().unwrap_or_else(|_| panic!("{line}"));
-        assert!(values.insert(series.to_owned(), value).is_none(), "{series} stands twice");
+        assert!(
+            values.insert(series.to_owned(), value).is_none(),
+            "{series} stands twice"
+        );
     }
     assert!(values.len() > 30, "{text}");
     values
@@ -120,7 +156,10 @@ fn sighup_opens_the_logs_anew() {
     let gateway = gateway_tests::gateway::before(upstream.address);
     let first = gateway.http().ask(get("/first"));
     gateway.record(first.field("x-request-id").expect("an id"));
-    let (log, moved) = (gateway.path("log/access.jsonl"), gateway.path("log/access.moved"));
+    let (log, moved) = (
+        gateway.path("log/access.jsonl"),
+        gateway.path("log/access.moved"),
+    );
     fs::rename(&log, &moved).expect("move the log");
     gateway.signal(Signal::SIGHUP);
     until("a new log", || log.exists().then_some(()));
@@ -144,20 +183,28 @@ fn logs_rotate_by_size_and_lose_nothing() {
         assert_eq!(client.ask(get(&path)).status, 200);
     }
     let all = || -> Vec<Value> {
-        let rotated = (1..=20).rev().map(|n| gateway.path(&format!("log/access.jsonl.{n}")));
+        let rotated = (1..=20)
+            .rev()
+            .map(|n| gateway.path(&format!("log/access.jsonl.{n}")));
         let mut records: Vec<Value> = rotated.flat_map(|p| json_lines(&p)).collect();
         records.extend(gateway.records());
         records
     };
-    until("every record in some file", || (all().len() == REQUESTS).then_some(()));
+    until("every record in some file", || {
+        (all().len() == REQUESTS).then_some(())
+    });
     let ids: HashSet<String> = all().iter().map(|r| r["id"].to_string()).collect();
     assert_eq!(ids.len(), REQUESTS);
     for n in 1..=3 {
-        let meta = fs::metadata(gateway.path(&format!("log/access.jsonl.{n}"))).expect("a rotated log");
+        let meta =
+            fs::metadata(gateway.path(&format!("log/access.jsonl.{n}"))).expect("a rotated log");
         assert!(meta.len() <= 64 << 10, "{} bytes", meta.len());
         assert_eq!(meta.permissions().mode() & 0o777, 0o600);
     }
-    assert_eq!(gateway.metric("gateway_log_dropped_total{log=\"access\"}"), 0.0);
+    assert_eq!(
+        gateway.metric("gateway_log_dropped_total{log=\"access\"}"),
+        0.0
+    );
 }
 
 #[test]
@@ -185,11 +232,16 @@ fn an_alert_reaches_the_webhook_once_and_not_again_too_soon() {
     assert_eq!(told.field("content-type"), Some("application/json"));
     let body: Value = serde_json::from_slice(&told.body).expect("JSON");
     let alert = &body["alerts"][0];
-    assert_eq!((&alert["status"], &alert["signal"]), (&"firing".into(), &"error_ratio".into()));
+    assert_eq!(
+        (&alert["status"], &alert["signal"]),
+        (&"firing".into(), &"error_ratio".into())
+    );
     assert_eq!(alert["cause"], "threshold");
     assert!(alert["value"].as_f64().expect("a value") > 0.3, "{alert}");
     assert_eq!(gateway.metric("gateway_alerts_firing"), 1.0);
-    gateway.audit_where("alert", |e| e["event"] == "alert" && e["signal"] == "error_ratio");
+    gateway.audit_where("alert", |e| {
+        e["event"] == "alert" && e["signal"] == "error_ratio"
+    });
 
     // It goes on failing: nobody is told again.
     let again = within(Duration::from_secs(4), || {
@@ -197,7 +249,10 @@ fn an_alert_reaches_the_webhook_once_and_not_again_too_soon() {
         (hook.seen().len() > 1).then(|| hook.seen())
     });
     assert!(again.is_none(), "told again: {again:#?}");
-    assert!(!gateway.stderr().contains("s3cret"), "the webhook's URL stands in the log");
+    assert!(
+        !gateway.stderr().contains("s3cret"),
+        "the webhook's URL stands in the log"
+    );
 }
 
 #[test]
@@ -207,7 +262,9 @@ fn failed_logins_raise_an_alert_and_its_end_is_told() {
     let mut config = Config::default()
         .upstream("up", &[upstream.address])
         .section("[[policies]]\nname = \"keys\"\ntype = \"api_key\"\n")
-        .section("[[routes]]\nname = \"in\"\npath = \"/*\"\nupstream = \"up\"\npolicies = [\"keys\"]\n");
+        .section(
+            "[[routes]]\nname = \"in\"\npath = \"/*\"\nupstream = \"up\"\npolicies = [\"keys\"]\n",
+        );
     config.alerts = format!(
         "baseline = {{ enabled = false }}\nmin_interval = \"1s\"\n\
          webhooks = [{{ url = \"http://{}/\", format = \"alertmanager\" }}]\n\
@@ -226,9 +283,14 @@ fn failed_logins_raise_an_alert_and_its_end_is_told() {
     // Calm now, and told so.
     until("the end of the alert", || {
         let events = gateway.audit_events();
-        events.iter().any(|e| e["event"] == "alert" && e["status"] == "resolved").then_some(())
+        events
+            .iter()
+            .any(|e| e["event"] == "alert" && e["status"] == "resolved")
+            .then_some(())
     });
-    until("the webhook told of it", || (hook.seen().len() >= 2).then_some(()));
+    until("the webhook told of it", || {
+        (hook.seen().len() >= 2).then_some(())
+    });
 }
 
 #[test]
@@ -241,7 +303,10 @@ fn status_and_strikes_are_counted() {
     for _ in 0..6 {
         gateway.http().ask("BROKEN\r\n\r\n");
     }
-    assert_eq!(gateway.metric("gateway_strikes_total{kind=\"syntax\"}"), 6.0);
+    assert_eq!(
+        gateway.metric("gateway_strikes_total{kind=\"syntax\"}"),
+        6.0
+    );
     assert_eq!(gateway.bans(), [Value::Null; 0]);
     gateway.audit_where("the shadow ban", |e| {
         e["event"] == "ban-added" && e["reason"].as_str().is_some_and(|r| r.contains("shadow"))
@@ -266,17 +331,27 @@ fn strikes_ban_in_user_space_too_and_the_ban_ends() {
         let Ok(mut client) = Client::try_connect(gateway.config.http) else {
             break;
         };
-        let answered = client.try_send("BROKEN\r\n\r\n").and_then(|()| client.try_response("GET"));
+        let answered = client
+            .try_send("BROKEN\r\n\r\n")
+            .and_then(|()| client.try_response("GET"));
         refused += u32::from(answered.is_ok());
     }
-    assert!((4..=5).contains(&refused), "{refused} refusals before the ban");
+    assert!(
+        (4..=5).contains(&refused),
+        "{refused} refusals before the ban"
+    );
     let bans = gateway.bans();
     assert_eq!(bans.len(), 1, "{bans:?}");
     assert_eq!(bans[0]["target"], "127.0.0.1/32");
     assert_eq!(bans[0]["origin"], "syntax");
     // A connection that was open before is no way around it.
-    let answer = kept.try_send(get("/")).and_then(|()| kept.try_response("GET"));
-    assert!(answer.as_ref().map_or(true, |r| r.status == 403), "{answer:?}");
+    let answer = kept
+        .try_send(get("/"))
+        .and_then(|()| kept.try_response("GET"));
+    assert!(
+        answer.as_ref().map_or(true, |r| r.status == 403),
+        "{answer:?}"
+    );
     until("the end of the ban", || {
         let mut client = Client::try_connect(gateway.config.http).ok()?;
         client.try_send(get("/")).ok()?;

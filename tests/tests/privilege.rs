@@ -12,8 +12,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 fn status_field(status: &str, name: &str) -> String {
-    let line = status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
-    line.unwrap_or_else(|| panic!("no {name}")).split_whitespace().collect::<Vec<_>>().join(" ")
+    let line = status
+        .lines()
+        .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name}"))
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[test]
@@ -26,8 +31,14 @@ fn no_thread_of_the_worker_has_any_right() {
     assert_eq!(gateway.http().ask(get("/")).status, 200);
     let worker = gateway.worker_pid();
     assert_ne!(worker, gateway.warden_pid());
-    let threads: Vec<_> = fs::read_dir(format!("/proc/{worker}/task")).expect("threads").flatten().collect();
-    assert!(threads.len() >= 3, "two cores and the control thread, at least");
+    let threads: Vec<_> = fs::read_dir(format!("/proc/{worker}/task"))
+        .expect("threads")
+        .flatten()
+        .collect();
+    assert!(
+        threads.len() >= 3,
+        "two cores and the control thread, at least"
+    );
     for thread in threads {
         let status = fs::read_to_string(thread.path().join("status")).expect("its status");
         let name = status_field(&status, "Name");
@@ -42,7 +53,11 @@ fn no_thread_of_the_worker_has_any_right() {
             ("CapAmb", "0000000000000000"),
             ("NoNewPrivs", "1"),
         ] {
-            assert_eq!(status_field(&status, field), wanted, "{field} of thread {name}");
+            assert_eq!(
+                status_field(&status, field),
+                wanted,
+                "{field} of thread {name}"
+            );
         }
     }
     assert_eq!(gateway.status()["uid"], 65534);
@@ -70,10 +85,16 @@ fn logs_keys_and_the_admin_socket_are_private() {
     }
     // What the worker was not given it does not hold open: no key file, no config.
     let worker = gateway.worker_pid();
-    let open = fs::read_dir(format!("/proc/{worker}/fd")).expect("descriptors").flatten();
-    let targets: Vec<_> = open.filter_map(|fd| fs::read_link(fd.path()).ok()).collect();
+    let open = fs::read_dir(format!("/proc/{worker}/fd"))
+        .expect("descriptors")
+        .flatten();
+    let targets: Vec<_> = open
+        .filter_map(|fd| fs::read_link(fd.path()).ok())
+        .collect();
     for secret in ["audit.key", "server.key", "gateway.toml"] {
-        let held = targets.iter().any(|t| t.file_name().is_some_and(|n| n == secret));
+        let held = targets
+            .iter()
+            .any(|t| t.file_name().is_some_and(|n| n == secret));
         assert!(!held, "the worker holds {secret} open");
     }
 }
@@ -102,7 +123,11 @@ fn a_killed_worker_is_replaced_and_serves() {
 
 fn assert_intact(gateway: &Gateway, log: &Path) {
     let output = gateway.cli(&["audit", "verify", &log.display().to_string()]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
@@ -111,7 +136,9 @@ fn the_worker_does_not_outlive_its_warden() {
     let mut gateway = before(upstream.address);
     let worker = gateway.worker_pid();
     gateway.signal(Signal::SIGKILL);
-    gateway.exit(std::time::Duration::from_secs(5)).expect("the warden's end");
+    gateway
+        .exit(std::time::Duration::from_secs(5))
+        .expect("the warden's end");
     until("the worker's end", || {
         let status = fs::read_to_string(format!("/proc/{worker}/status"));
         let gone = status.is_err() || status.is_ok_and(|s| s.contains("State:\tZ"));

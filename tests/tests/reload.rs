@@ -39,12 +39,18 @@ fn twenty_reloads_under_load_cost_no_request() {
         until("the new config", || {
             (gateway.http().ask(get(&wanted)).status == 200).then_some(())
         });
-        until("load going on", || (load.done() > before_this + 20).then_some(()));
+        until("load going on", || {
+            (load.done() > before_this + 20).then_some(())
+        });
     }
     let longest = load.longest();
     let (done, failures) = load.finish();
     assert!(longest < LONGEST, "a request took {longest:?}");
-    assert!(failures.is_empty(), "{} of {done} failed: {failures:#?}", failures.len());
+    assert!(
+        failures.is_empty(),
+        "{} of {done} failed: {failures:#?}",
+        failures.len()
+    );
     until("an audit event of each reload", || {
         let events = gateway.audit_events();
         let reloads = events.iter().filter(|e| e["event"] == "reload-ok").count();
@@ -68,7 +74,11 @@ fn a_new_route_a_new_key_and_a_new_certificate_take_effect() {
 
     let output = command(&["key", "new", "--owner", "ann"]);
     let text = String::from_utf8(output.stdout).expect("text");
-    let key = text.lines().map(str::trim).find(|l| l.starts_with("gwk_")).expect("a key");
+    let key = text
+        .lines()
+        .map(str::trim)
+        .find(|l| l.starts_with("gwk_"))
+        .expect("a key");
     let entry = &text[text.find("[[keys]]").expect("an entry")..];
     std::fs::write(gateway.path("keys.toml"), entry).expect("write the keys");
     gateway_tests::material::write(gateway.dir.path()); // another authority, another certificate
@@ -80,7 +90,11 @@ fn a_new_route_a_new_key_and_a_new_certificate_take_effect() {
     assert_eq!(kept.ask(get("/two")).status, 200);
     let with_key = format!("GET /one HTTP/1.1\r\nHost: api.test\r\nX-Api-Key: {key}\r\n\r\n");
     assert_eq!(kept.ask(with_key).status, 200);
-    assert_eq!(gateway.curl().get("/two", &[]).status, 200, "the new authority signs the new certificate");
+    assert_eq!(
+        gateway.curl().get("/two", &[]).status,
+        200,
+        "the new authority signs the new certificate"
+    );
 }
 
 #[test]
@@ -97,7 +111,13 @@ fn a_bad_config_is_refused_whole_and_the_old_one_stays() {
     let refused = gateway.cli(&["reload"]);
     assert_eq!(refused.status.code(), Some(1));
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
-    for wanted in ["polices", "did you mean `policies`", "no upstream is called `upp`", "routes[2]", "nobody"] {
+    for wanted in [
+        "polices",
+        "did you mean `policies`",
+        "no upstream is called `upp`",
+        "routes[2]",
+        "nobody",
+    ] {
         assert!(text.contains(wanted), "no {wanted} in {text}");
     }
     assert_eq!(gateway.http().ask(get("/anything")).status, 200);
@@ -109,7 +129,10 @@ fn a_bad_config_is_refused_whole_and_the_old_one_stays() {
     gateway.rewrite(moved);
     let refused = gateway.cli(&["reload"]);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("restart"), "{refused:?}");
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("restart"),
+        "{refused:?}"
+    );
 
     gateway.rewrite(good);
     gateway.cli_ok(&["reload"]);
@@ -127,16 +150,25 @@ fn a_request_in_flight_keeps_the_config_it_began_with() {
     let mut gateway = before(upstream.address);
     let mut client = gateway.http();
     client.send(get("/slow"));
-    until("the request at the upstream", || (!upstream.seen().is_empty()).then_some(()));
+    until("the request at the upstream", || {
+        (!upstream.seen().is_empty()).then_some(())
+    });
     let other = Config {
         sections: String::new(),
         ..gateway.config.clone()
     };
-    gateway.rewrite(other.upstream("up", &[upstream.address]).section(&route("other", "/other")));
+    gateway.rewrite(
+        other
+            .upstream("up", &[upstream.address])
+            .section(&route("other", "/other")),
+    );
     gateway.cli_ok(&["reload"]);
     let response = client.response();
     assert_eq!(response.status, 200);
-    assert_eq!(gateway.record(response.field("x-request-id").expect("an id"))["route"], "all");
+    assert_eq!(
+        gateway.record(response.field("x-request-id").expect("an id"))["route"],
+        "all"
+    );
     assert_eq!(client.ask(get("/slow")).status, 404);
 }
 
@@ -152,9 +184,16 @@ fn a_drain_under_load_loses_no_request_and_ends_well() {
     until("load", || (load.done() > 200).then_some(()));
     let status = gateway.stop();
     let (done, failures) = load.finish();
-    assert!(failures.is_empty(), "{} of {done} failed: {failures:#?}", failures.len());
+    assert!(
+        failures.is_empty(),
+        "{} of {done} failed: {failures:#?}",
+        failures.len()
+    );
     assert_eq!(status.code(), Some(0), "{}", gateway.stderr());
-    assert!(!gateway.path("admin.sock").exists(), "the admin socket was left behind");
+    assert!(
+        !gateway.path("admin.sock").exists(),
+        "the admin socket was left behind"
+    );
     let answered = gateway.records().len() as u64;
     assert_eq!(answered, done, "records and answers differ");
     assert!(upstream.seen().len() as u64 >= done);
@@ -178,7 +217,9 @@ fn a_drain_waits_for_the_slow_but_not_for_ever() {
     let (mut slow, mut never) = (gateway.http(), gateway.http());
     slow.send(get("/slow"));
     never.send(get("/never"));
-    until("both at the upstream", || (upstream.seen().len() == 3).then_some(()));
+    until("both at the upstream", || {
+        (upstream.seen().len() == 3).then_some(())
+    });
     let begun = Instant::now();
     gateway.signal(Signal::SIGTERM);
     let response = slow.response();
@@ -187,7 +228,10 @@ fn a_drain_waits_for_the_slow_but_not_for_ever() {
     assert!(idle.is_closed());
     let status = gateway.exit(Duration::from_secs(12)).expect("an end");
     let took = begun.elapsed();
-    assert!(took > Duration::from_millis(1500) && took < Duration::from_secs(10), "{took:?}");
+    assert!(
+        took > Duration::from_millis(1500) && took < Duration::from_secs(10),
+        "{took:?}"
+    );
     assert!(never.try_response("GET").is_err());
     assert_eq!(status.code(), Some(0), "{}", gateway.stderr());
 }
