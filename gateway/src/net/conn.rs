@@ -2,14 +2,14 @@
 
 use super::buffers::SMALL;
 use super::core::Core;
-use super::exchange::Next;
+use super::exchange::{Head, Next};
 use super::socket::{End, Socket};
-use super::stream::Stream;
+use super::stream::{HandshakeError, Stream};
 use crate::clock::{self, Now};
 use crate::config::Snapshot;
 use crate::http::HeadScratch;
 use crate::http::body::Carry;
-use crate::limit::bans::Ban;
+use crate::outcome::{Rejection, RejectionKind};
 use crate::pipeline::{Exchange, Notes};
 use crate::tls::Session;
 use std::net::SocketAddr;
@@ -47,13 +47,22 @@ pub async fn serve(core: Rc<Core>, socket: Socket, listener: usize, peer: Socket
         .bans
         .covers(crate::units::unmapped(peer.ip()), now_ns)
     {
-        refuse_banned(&core, &socket, &ban);
+        tracing::debug!(target: "bans", client = %peer.ip(), reason = ban.reason.slug(), "refused");
+        socket.reset_on_close();
+        core.metrics().refused();
         return;
     }
     socket.set_nodelay();
-    let Some(stream) = open_stream(&core, socket, &snapshot, listener).await else {
-        return;
-    };
+    // Boxed: the handshake's state is large, and of no use to the connection's later life.
+    let (stream, is_plain_on_tls) =
+        match Box::pin(open_stream(&core, socket, &snapshot, listener)).await {
+            Ok(stream) => (stream, false),
+            Err(HandshakeError {
+                plain: Some(stream),
+                ..
+            }) => (stream, true),
+            Err(_) => return,
+        };
     let mut ex = Exchange::new(snapshot.listeners[listener].name.clone(), peer);
     ex.tls = stream.session().and_then(|s| s.borrow().facts());
     drop(snapshot);
@@ -67,6 +76,10 @@ pub async fn serve(core: Rc<Core>, socket: Socket, listener: usize, peer: Socket
         notes: Notes::default(),
         served: 0,
     };
+    if is_plain_on_tls {
+        conn.refuse_plain_http().await;
+        return;
+    }
     loop {
         match conn.exchange().await {
             Next::Keep => conn.served += 1,
@@ -80,23 +93,18 @@ pub async fn serve(core: Rc<Core>, socket: Socket, listener: usize, peer: Socket
     conn.core.buffers.give(conn.carry.release());
 }
 
-fn refuse_banned(core: &Core, socket: &Socket, _ban: &Ban) {
-    socket.reset_on_close();
-    core.metrics().refused();
-}
-
 /// The handshake, where the listener speaks TLS.
 async fn open_stream(
     core: &Rc<Core>,
     socket: Rc<Socket>,
     snapshot: &Arc<Snapshot>,
     listener: usize,
-) -> Option<Stream> {
+) -> Result<Stream, HandshakeError> {
     let listener = &snapshot.listeners[listener];
     let Some(tls) = &listener.tls else {
-        return Some(Stream::plain(socket, &core.deadlines, core.buffers.clone()));
+        return Ok(Stream::plain(socket, &core.deadlines, core.buffers.clone()));
     };
-    let session = Session::accept(tls).ok()?;
+    let session = Session::accept(tls).map_err(|error| HandshakeError { error, plain: None })?;
     let timeout = listener.timeouts.handshake;
     let done = Stream::handshake(
         socket,
@@ -107,11 +115,23 @@ async fn open_stream(
     )
     .await;
     core.metrics().handshake(done.is_ok());
-    done.inspect_err(|e| tracing::debug!(target: "tls", error = %e, "handshake failed"))
-        .ok()
+    done.inspect_err(|e| tracing::debug!(target: "tls", error = %e.error, "handshake failed"))
 }
 
 impl Conn {
+    /// Says to a client that spoke plain HTTP to a TLS port what went wrong.
+    async fn refuse_plain_http(&mut self) {
+        self.begin();
+        let snapshot = self.core.snapshot();
+        let reason = "this port speaks TLS: use https";
+        let rejection = Rejection::new(RejectionKind::PlainHttpOnTls, super::rules::head(), reason);
+        let next = self.refuse(&Head::UNKNOWN, rejection.closing()).await;
+        self.finish(&snapshot);
+        if next == Next::Linger {
+            self.linger().await;
+        }
+    }
+
     /// Waits for the first byte of the next request. `false`: the connection is over.
     pub async fn await_request(&mut self, idle: Duration) -> bool {
         if !self.carry.is_empty() {

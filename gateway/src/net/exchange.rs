@@ -59,7 +59,7 @@ pub struct Ready {
 
 impl Head {
     /// For a head that did not parse: nothing about it is known.
-    const UNKNOWN: Head = Head {
+    pub const UNKNOWN: Head = Head {
         bytes: 0,
         framing: Framing::Empty,
         keep_alive: false,

@@ -2,6 +2,7 @@
 //! strike where it shows misbehaviour.
 
 use super::conn::Conn;
+use super::dial::DialError;
 use super::exchange::{Head, Next};
 use crate::clock::Now;
 use crate::config::Snapshot;
@@ -21,6 +22,9 @@ impl Conn {
         let body_pending = head.framing != Framing::Empty && !self.skip_body(head);
         let close = rejection.close || body_pending || !head.keep_alive || self.core.is_draining();
         self.ex.status = rejection.kind.status();
+        self.ex.timings.policy_us = self
+            .since_start_us()
+            .saturating_sub(self.ex.timings.head_us);
         let mut out = self.core.buffers.small();
         reply::problem(
             &rejection,
@@ -38,14 +42,30 @@ impl Conn {
     }
 
     pub async fn upstream_fault(&mut self, head: &Head, kind: UpstreamFaultKind) -> Next {
-        let close = !head.keep_alive || head.framing != Framing::Empty || self.core.is_draining();
-        self.ex.status = kind.status();
         self.ex.decision = Decision::UpstreamFault(kind);
+        self.answer_fault(head, kind.status(), kind.slug(), kind.title())
+            .await
+    }
+
+    pub async fn dial_failed(&mut self, head: &Head, error: DialError) -> Next {
+        match error {
+            DialError::Upstream(kind) => self.upstream_fault(head, kind).await,
+            DialError::Ours(kind) => {
+                self.ex.decision = Decision::Fault(kind);
+                self.answer_fault(head, kind.status(), kind.slug(), kind.title())
+                    .await
+            }
+        }
+    }
+
+    async fn answer_fault(&mut self, head: &Head, status: u16, slug: &str, title: &str) -> Next {
+        let close = !head.keep_alive || head.framing != Framing::Empty || self.core.is_draining();
+        self.ex.status = status;
         let mut out = self.core.buffers.small();
         reply::fault(
-            kind.status(),
-            kind.slug(),
-            kind.title(),
+            status,
+            slug,
+            title,
             &self.ex.id,
             close,
             head.is_head,

@@ -2,7 +2,7 @@
 
 use super::buffers::LARGE;
 use super::conn::Conn;
-use super::dial::{Dialled, Reuse, dial};
+use super::dial::{DialError, Dialled, Reuse, dial};
 use super::exchange::{Next, Ready};
 use super::op;
 use super::relay::{Pace, Relay, RelayError};
@@ -67,7 +67,7 @@ impl Conn {
         loop {
             let dialled = match self.dial(&ready, reuse).await {
                 Ok(dialled) => dialled,
-                Err(kind) => return self.upstream_fault(&ready.head, kind).await,
+                Err(error) => return self.dial_failed(&ready.head, error).await,
             };
             let send_timeout = ready.plan.route.response_timeout;
             let sent_us = self.since_start_us();
@@ -106,7 +106,7 @@ impl Conn {
     ) -> Next {
         let dialled = match self.dial(&ready, Reuse::Checked).await {
             Ok(dialled) => dialled,
-            Err(kind) => return self.upstream_fault(&ready.head, kind).await,
+            Err(error) => return self.dial_failed(&ready.head, error).await,
         };
         let timeouts = snapshot.listeners[self.listener].timeouts;
         let response_timeout = ready.plan.route.response_timeout;
@@ -189,7 +189,7 @@ impl Conn {
         }
     }
 
-    async fn dial(&mut self, ready: &Ready, reuse: Reuse) -> Result<Dialled, UpstreamFaultKind> {
+    async fn dial(&mut self, ready: &Ready, reuse: Reuse) -> Result<Dialled, DialError> {
         let began_us = self.since_start_us();
         let dialled = dial(&self.core, &ready.plan.route.upstream, reuse).await?;
         self.ex.upstream = Some(dialled.target.label.clone());
