@@ -2,7 +2,7 @@
 //! element is parsed by itself, and a field that does not parse is reported, taken out, and the
 //! rest is tried again.
 
-use crate::diagnose::{Compiler, did_you_mean, element};
+use crate::diagnose::{Compiler, did_you_mean, element, what_parses};
 use serde::de::DeserializeOwned;
 use std::collections::HashSet;
 use toml::{Table, Value};
@@ -31,7 +31,8 @@ impl Sections {
     pub fn one<T: DeserializeOwned + Default>(&mut self, name: &str, c: &mut Compiler<'_>) -> T {
         match self.table.remove(name) {
             None => T::default(),
-            Some(value) => c.at(name, |c| element(value, c)).unwrap_or_default(),
+            // What does parse goes on, so that one wrong type does not hide the other mistakes of the section.
+            Some(value) => c.at(name, |c| what_parses(value, c)).unwrap_or_default(),
         }
     }
 

@@ -9,11 +9,16 @@ use toml::Value;
 const ERRORS_PER_ELEMENT_MAX: usize = 16;
 
 /// One element, every error in it reported.
-pub fn element<T: DeserializeOwned>(mut value: Value, c: &mut Compiler<'_>) -> Option<T> {
+pub fn element<T: DeserializeOwned>(value: Value, c: &mut Compiler<'_>) -> Option<T> {
     let errors_before = c.errors.len();
+    what_parses(value, c).filter(|_| c.errors.len() == errors_before)
+}
+
+/// One element without the fields that were wrong, each reported.
+pub fn what_parses<T: DeserializeOwned>(mut value: Value, c: &mut Compiler<'_>) -> Option<T> {
     for _ in 0..ERRORS_PER_ELEMENT_MAX {
         match serde_path_to_error::deserialize::<_, T>(value.clone()) {
-            Ok(parsed) => return (c.errors.len() == errors_before).then_some(parsed),
+            Ok(parsed) => return Some(parsed),
             Err(e) => {
                 let path = e.path().clone();
                 let message = e.inner().message().to_string();

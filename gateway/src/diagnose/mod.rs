@@ -3,7 +3,7 @@
 
 mod element;
 
-pub use element::element;
+pub use element::{element, what_parses};
 
 use std::collections::HashMap;
 use std::fmt;
