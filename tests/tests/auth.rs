@@ -657,11 +657,10 @@ fn addresses_and_shadow_mode() {
             ("shadow-schema", "body-invalid")
         ]
     );
-    let hits = |slug: &str| {
-        site.gateway
-            .metric(&format!("gateway_shadow_hits_total{{reason=\"{slug}\"}}"))
-    };
-    assert_eq!((hits("address-denied"), hits("body-invalid")), (1.0, 1.0));
+    for slug in ["address-denied", "body-invalid"] {
+        let series = format!("gateway_shadow_hits_total{{reason=\"{slug}\"}}");
+        site.gateway.await_metric(&series, 1.0);
+    }
     assert_eq!(site.upstream.only().body, b"[]");
 }
 
