@@ -327,7 +327,7 @@ fn strikes_ban_in_user_space_too_and_the_ban_ends() {
     let mut kept = gateway.http();
     assert_eq!(kept.ask(get("/")).status, 200);
     let mut refused = 0;
-    for _ in 0..8 {
+    for _ in 0..20 {
         let Ok(mut client) = Client::try_connect(gateway.config.http) else {
             break;
         };
@@ -336,8 +336,9 @@ fn strikes_ban_in_user_space_too_and_the_ban_ends() {
             .and_then(|()| client.try_response("GET"));
         refused += u32::from(answered.is_ok());
     }
+    // The sum decays a little, and a strike counts after its answer is out: the next client may be in already.
     assert!(
-        (4..=5).contains(&refused),
+        (4..=7).contains(&refused),
         "{refused} refusals before the ban"
     );
     let bans = gateway.bans();
