@@ -47,13 +47,28 @@ fn report(path: &str, message: &str, unknown: Option<&str>, c: &mut Compiler<'_>
             };
             (format!("unknown key `{name}`"), hint)
         }
-        None => (message.to_owned(), String::new()),
+        None => match (message.split_once(", expected "), missing(message)) {
+            (Some((found, expected)), _) => (found.to_owned(), format!("write {expected}")),
+            (None, Some(field)) => (
+                message.to_owned(),
+                format!("add `{field} = …`, as docs/configuration.md shows"),
+            ),
+            (None, None) => (
+                message.to_owned(),
+                "docs/configuration.md shows what can stand here".into(),
+            ),
+        },
     };
     if path.is_empty() || path == "." {
         c.error(reason, hint);
     } else {
         c.at(path.to_owned(), |c| c.error(reason, hint));
     }
+}
+
+/// The field that a "missing field" message names.
+fn missing(message: &str) -> Option<&str> {
+    message.strip_prefix("missing field `")?.split('`').next()
 }
 
 /// Removes the value at `path` (the unknown key itself where there is one), so that parsing can go on.

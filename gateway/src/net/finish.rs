@@ -6,7 +6,8 @@ use super::dial::DialError;
 use super::exchange::{Head, Next};
 use crate::clock::Now;
 use crate::config::Snapshot;
-use crate::http::{Framing, reply};
+use crate::http::Framing;
+use crate::http::reply::{self, Problem};
 use crate::outcome::{Decision, Rejection, UpstreamFaultKind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ impl Conn {
         self.ex.timings.policy_us = self
             .since_start_us()
             .saturating_sub(self.ex.timings.head_us);
+        self.date();
         let mut out = self.core.buffers.small();
         reply::problem(
             &rejection,
@@ -43,7 +45,7 @@ impl Conn {
 
     pub async fn upstream_fault(&mut self, head: &Head, kind: UpstreamFaultKind) -> Next {
         self.ex.decision = Decision::UpstreamFault(kind);
-        self.answer_fault(head, kind.status(), kind.slug(), kind.title())
+        self.answer_fault(head, problem(kind.status(), kind.slug(), kind.title()))
             .await
     }
 
@@ -52,26 +54,27 @@ impl Conn {
             DialError::Upstream(kind) => self.upstream_fault(head, kind).await,
             DialError::Ours(kind) => {
                 self.ex.decision = Decision::Fault(kind);
-                self.answer_fault(head, kind.status(), kind.slug(), kind.title())
+                self.answer_fault(head, problem(kind.status(), kind.slug(), kind.title()))
                     .await
             }
         }
     }
 
-    async fn answer_fault(&mut self, head: &Head, status: u16, slug: &str, title: &str) -> Next {
+    async fn answer_fault(&mut self, head: &Head, problem: Problem) -> Next {
         let close = !head.keep_alive || head.framing != Framing::Empty || self.core.is_draining();
-        self.ex.status = status;
+        self.ex.status = problem.status;
+        self.date();
         let mut out = self.core.buffers.small();
-        reply::fault(
-            status,
-            slug,
-            title,
-            &self.ex.id,
-            close,
-            head.is_head,
-            &mut out,
-        );
+        let fields = &self.notes.response_fields;
+        reply::fault(problem, &self.ex.id, fields, close, head.is_head, &mut out);
         self.send_reply(out, close).await
+    }
+
+    /// What we answer ourselves carries our date (RFC 9110 section 6.6.1).
+    fn date(&mut self) {
+        self.notes
+            .response_fields
+            .push(("Date", self.ex.started.http_date()));
     }
 
     async fn send_reply(&mut self, mut out: Vec<u8>, close: bool) -> Next {
@@ -108,5 +111,13 @@ impl Conn {
             self.core
                 .strike(&self.ex, strike, snapshot, self.listener, now);
         }
+    }
+}
+
+fn problem(status: u16, slug: &'static str, title: &'static str) -> Problem {
+    Problem {
+        status,
+        slug,
+        title,
     }
 }

@@ -159,7 +159,7 @@ pub(crate) fn policy_with(body: &str, files: &Files) -> Arc<Named> {
 /// The first thing wrong with a policy: path and reason in one line.
 pub(crate) fn error(body: &str, files: &Files) -> String {
     let errors = policies(&format!("[[policies]]\n{body}"), files).expect_err(body);
-    format!("{}: {}", errors[0].path, errors[0].reason)
+    errors[0].to_string()
 }
 
 pub(crate) fn files(list: &[(&str, &[u8])]) -> Files {
