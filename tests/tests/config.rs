@@ -61,7 +61,7 @@ fn every_error_is_told_with_path_reason_and_hint() {
         "hint: did you mean `policies`?",
         "policies[0].name: ",
         "policies[1]",
-        "expected a rate such as",
+        "hint: write a rate such as",
         "policies[2]",
         "policies[3].schema_file: ",
         "routes[1]: the path \"no-slash\"",

@@ -16,6 +16,7 @@ pub fn element<T: DeserializeOwned>(value: Value, c: &mut Compiler<'_>) -> Optio
 
 /// One element without the fields that were wrong, each reported.
 pub fn what_parses<T: DeserializeOwned>(mut value: Value, c: &mut Compiler<'_>) -> Option<T> {
+    let mut taken_out = Vec::new();
     for _ in 0..ERRORS_PER_ELEMENT_MAX {
         match serde_path_to_error::deserialize::<_, T>(value.clone()) {
             Ok(parsed) => return Some(parsed),
@@ -26,7 +27,14 @@ pub fn what_parses<T: DeserializeOwned>(mut value: Value, c: &mut Compiler<'_>) 
                     .strip_prefix("unknown field `")
                     .and_then(|rest| rest.split('`').next())
                     .map(str::to_owned);
+                // A required field that was taken out for its value is not missing on top of that.
+                let is_echo = missing(&message)
+                    .is_some_and(|field| taken_out.iter().any(|t: &String| t.ends_with(field)));
+                if is_echo {
+                    return None;
+                }
                 report(&path.to_string(), &message, unknown.as_deref(), c);
+                taken_out.push(path.to_string());
                 if !take_out(&mut value, &path, unknown.as_deref()) {
                     return None;
                 }
@@ -48,7 +56,9 @@ fn report(path: &str, message: &str, unknown: Option<&str>, c: &mut Compiler<'_>
             (format!("unknown key `{name}`"), hint)
         }
         None => match (message.split_once(", expected "), missing(message)) {
-            (Some((found, expected)), _) => (found.to_owned(), format!("write {expected}")),
+            (Some((found, expected)), _) => {
+                (found.to_owned(), format!("write {}", in_words(expected)))
+            }
             (None, Some(field)) => (
                 message.to_owned(),
                 format!("add `{field} = …`, as docs/configuration.md shows"),
@@ -63,6 +73,17 @@ fn report(path: &str, message: &str, unknown: Option<&str>, c: &mut Compiler<'_>
         c.error(reason, hint);
     } else {
         c.at(path.to_owned(), |c| c.error(reason, hint));
+    }
+}
+
+/// The types that serde names by their Rust names.
+fn in_words(expected: &str) -> &str {
+    match expected {
+        "usize" | "u64" | "u32" | "u16" | "u8" => "a whole number, without quotes",
+        "i64" | "i32" => "a whole number, without quotes; it may be negative",
+        "f64" | "f32" => "a number, without quotes",
+        "a boolean" => "true or false, without quotes",
+        other => other,
     }
 }
 
