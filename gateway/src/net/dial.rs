@@ -21,13 +21,10 @@ pub struct Dialled {
     pub reused: bool,
 }
 
-/// How far a pooled connection may be trusted.
+/// Whether a pooled connection will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {
-    /// The request can be sent again if the connection turns out to be dead.
-    Optimistic,
-    /// It cannot: the socket is asked first.
-    Checked,
+    Pooled,
     /// A new connection only.
     Never,
 }
@@ -80,8 +77,10 @@ fn pooled(core: &Core, target: &Target, reuse: Reuse, now_ns: u64) -> Option<Str
     if reuse == Reuse::Never {
         return None;
     }
+    // What has arrived unasked (a 408 before a close, or worse) would be taken for the answer to this request: such a
+    // connection is as useless as a closed one, whatever the method.
     while let Some(stream) = core.pools.take(target.id, now_ns) {
-        if reuse == Reuse::Optimistic || stream.socket.is_quiet() {
+        if stream.socket.is_quiet() {
             return Some(stream);
         }
     }

@@ -59,11 +59,7 @@ impl Conn {
     /// one turns out to be closed and the request may be sent twice.
     async fn forward_complete(&mut self, mut ready: Ready, snapshot: &Arc<Snapshot>) -> Next {
         ready.head.framing = Framing::Empty; // read to its end: the client's next request can follow
-        let mut reuse = if ready.head.idempotent {
-            Reuse::Optimistic
-        } else {
-            Reuse::Checked
-        };
+        let mut reuse = Reuse::Pooled;
         loop {
             let dialled = match self.dial(&ready, reuse).await {
                 Ok(dialled) => dialled,
@@ -104,7 +100,7 @@ impl Conn {
         rechunk: bool,
         snapshot: &Arc<Snapshot>,
     ) -> Next {
-        let dialled = match self.dial(&ready, Reuse::Checked).await {
+        let dialled = match self.dial(&ready, Reuse::Pooled).await {
             Ok(dialled) => dialled,
             Err(error) => return self.dial_failed(&ready.head, error).await,
         };
