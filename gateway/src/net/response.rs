@@ -199,17 +199,20 @@ impl Response<'_> {
         let sent = Cell::new(0);
         let relayed = relay.run(carry, &mut body, out, &sent).await;
         self.ex.bytes_out += sent.get();
+        // A head that is still here when its body breaks need not be sent: the client gets a clean answer.
+        let failed = |kind| match sent.get() {
+            0 => Failed::BeforeHead(kind),
+            _ => Failed::MidBody(kind),
+        };
         match relayed {
             Ok(_) => Ok(answered),
             Err(RelayError::SinkFailed | RelayError::SinkTimeout) => Err(Failed::ClientGone),
-            Err(RelayError::SourceTimeout) => {
-                Err(Failed::MidBody(UpstreamFaultKind::ResponseTimeout))
-            }
+            Err(RelayError::SourceTimeout) => Err(failed(UpstreamFaultKind::ResponseTimeout)),
             Err(RelayError::SourceMalformed(_)) => {
-                Err(Failed::MidBody(UpstreamFaultKind::MalformedResponse))
+                Err(failed(UpstreamFaultKind::MalformedResponse))
             }
             Err(RelayError::SourceClosed | RelayError::TooLarge) => {
-                Err(Failed::MidBody(UpstreamFaultKind::Reset))
+                Err(failed(UpstreamFaultKind::Reset))
             }
         }
     }
