@@ -218,7 +218,7 @@ fn shadow_authentication_is_no_authentication() {
 }
 
 #[test]
-fn behind_a_trusted_proxy_the_client_is_banned_and_not_the_proxy() {
+fn a_trusted_proxy_is_not_banned_for_what_comes_through_it() {
     let upstream = Upstream::ok("x");
     let mut config =
         Config::forwarding_to(upstream.address).listener("trusted_proxies = [\"127.0.0.1\"]");
@@ -230,30 +230,14 @@ fn behind_a_trusted_proxy_the_client_is_banned_and_not_the_proxy() {
             "GET {path} HTTP/1.1\r\nHost: api.test\r\nX-Forwarded-For: {client}\r\n\r\n"
         ))
     };
-    let mut refused = 0;
+    // A path that can be read in two ways is refused before the address in the head is believed: it is the proxy's
+    // doing as far as anybody knows, and the proxy speaks for many.
     for _ in 0..30 {
-        // A path that can be read in two ways: syntax, 5 points each.
-        let response = ask("192.0.2.66", "/a%2fb");
-        refused += u32::from(response.status == 400);
-        if response.status == 403 {
-            break;
-        }
+        assert_eq!(ask("192.0.2.66", "/a%2fb").status, 400);
     }
-    // The head is judged before the address in it is known; what parses is judged by that address.
-    let banned = ask("192.0.2.66", "/");
-    let others = ask("192.0.2.67", "/");
-    assert_eq!(
-        others.status, 200,
-        "the proxy was banned for its client's doing"
-    );
-    assert!(!gateway.bans().iter().any(|b| b["target"] == "127.0.0.1/32"));
-    if !gateway.bans().is_empty() {
-        assert_eq!(
-            banned.status,
-            403,
-            "{refused} refused, {:?}",
-            gateway.bans()
-        );
+    assert!(gateway.bans().is_empty(), "{:?}", gateway.bans());
+    for client in ["192.0.2.66", "192.0.2.67"] {
+        assert_eq!(ask(client, "/").status, 200);
     }
 }
 
