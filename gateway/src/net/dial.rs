@@ -21,11 +21,12 @@ pub struct Dialled {
     pub reused: bool,
 }
 
-/// Whether a pooled connection will do.
+/// Whether a pooled connection may be taken. One that is taken was quiet and open a moment ago; it
+/// can still turn out to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {
-    Pooled,
-    /// A new connection only.
+    Allowed,
+    /// The request is sent a second time: a new connection only.
     Never,
 }
 
@@ -77,9 +78,8 @@ fn pooled(core: &Core, target: &Target, reuse: Reuse, now_ns: u64) -> Option<Str
     if reuse == Reuse::Never {
         return None;
     }
-    // What has arrived unasked (a 408 before a close, or worse) would be taken for the answer to this request: such a
-    // connection is as useless as a closed one, whatever the method.
     while let Some(stream) = core.pools.take(target.id, now_ns) {
+        // Bytes that nobody asked for would be taken for the answer to this request.
         if stream.socket.is_quiet() {
             return Some(stream);
         }
