@@ -12,19 +12,31 @@
 //! - [`observe`]: access log, audit log, metrics, alerts
 //! - [`kernel`]: user-space half of the filter (names aya) · [`net`]: the I/O edge (names tokio_uring)
 //! - [`admin`]: the admin API
+//! - [`demo`]: a first run's material, network and upstream
 //! - [`boot`], [`warden`], [`privilege`]: start, stop, and what may still be done after start
 //! - [`cli`]: arguments and subcommands
 
 #![deny(unsafe_code)]
 
+pub mod admin;
+pub mod anomaly;
+pub mod boot;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod diagnose;
 pub mod http;
+pub mod kernel;
 pub mod limit;
+pub mod net;
+pub mod observe;
 pub mod outcome;
 pub mod pipeline;
 pub mod policy;
+pub mod privilege;
 pub mod route;
 pub mod tls;
 pub mod units;
+pub mod upstream;
+pub mod warden;

@@ -1,6 +1,7 @@
 //! The config file as it is written: field for field, with defaults, and no meaning yet.
 //! `deny_unknown_fields` everywhere: a misspelt key must not silently switch a protection off.
 
+use crate::http::{AmbiguousPath, Underscores};
 use crate::units::{Bytes, Prefix, Span};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -130,7 +131,7 @@ pub struct HeadLimits {
     /// Requests on one connection before it is closed.
     pub requests_per_connection: u64,
     pub underscores: Underscores,
-    pub encoded_slash: EncodedSlash,
+    pub encoded_slash: AmbiguousPath,
 }
 
 impl Default for HeadLimits {
@@ -142,26 +143,9 @@ impl Default for HeadLimits {
             body_bytes: Bytes(10 << 20),
             requests_per_connection: 100_000,
             underscores: Underscores::Drop,
-            encoded_slash: EncodedSlash::Refuse,
+            encoded_slash: AmbiguousPath::Refuse,
         }
     }
-}
-
-/// What becomes of field names with `_`, which CGI-like upstreams confuse with `-`.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum Underscores {
-    Drop,
-    Refuse,
-    Keep,
-}
-
-/// What becomes of `%2F` in a path.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum EncodedSlash {
-    Refuse,
-    Keep,
 }
 
 /// `[[upstreams]]`

@@ -4,6 +4,7 @@
 
 use crate::diagnose::{Compiler, did_you_mean};
 use serde::de::DeserializeOwned;
+use std::collections::HashSet;
 use toml::{Table, Value};
 
 /// More errors than this in one element and the rest would be noise.
@@ -68,6 +69,16 @@ impl Sections {
                 .map(|(i, item)| c.at(format!("[{i}]"), |c| element(item, c)))
                 .collect()
         })
+    }
+
+    /// The `name` of every element of an array of tables, whether or not the rest of it parses.
+    pub fn names(&self, list: &str) -> HashSet<String> {
+        let items = self.table.get(list).and_then(Value::as_array);
+        let names = items
+            .into_iter()
+            .flatten()
+            .filter_map(|item| item.get("name")?.as_str());
+        names.map(str::to_owned).collect()
     }
 
     /// Whatever is left has no meaning here.

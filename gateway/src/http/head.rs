@@ -73,6 +73,7 @@ impl<'b> RequestHead<'b> {
 
     /// The only field of that name: `Err` when it stands more than once, for fields where a second
     /// copy would be a way to mean two things (credentials, content type).
+    #[allow(clippy::result_unit_err, reason = "twice is all there is to say")]
     pub fn single(&self, name: &str) -> Result<Option<&'b [u8]>, ()> {
         let mut all = self.headers.iter().filter(|h| h.is(name));
         match (all.next(), all.next()) {

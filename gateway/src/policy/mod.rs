@@ -2,6 +2,24 @@
 //! a policy sees a request head (or body), the time and shared tables, and says yes or who refused.
 //! `chain` composes them and is the only place that can make a [`Permit`](chain::Permit).
 
+pub mod access;
+pub mod any_of;
+pub mod api_key;
+pub mod chain;
+pub mod ip;
+pub mod json;
+pub mod jwt;
+pub mod params;
+pub mod rate_limit;
+pub mod raw;
+pub mod request_rules;
+pub mod schema;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use chain::{Admission, Chain, PendingBody, Permit};
+pub use raw::{RawPolicy, compile, compile_all};
+
 use crate::clock::Now;
 use crate::http::RequestHead;
 use crate::limit::LimitTable;
@@ -11,16 +29,7 @@ use crate::tls::TlsFacts;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Whether a policy's refusal counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// A refusal ends the exchange.
-    #[default]
-    Enforce,
-    /// A refusal is logged and counted; the request goes on.
-    Shadow,
-}
+pub use crate::limit::Mode;
 
 /// Who the caller is, as an authentication policy established it. Shared: made once per key or token.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -67,6 +76,15 @@ pub struct PolicyCx<'a> {
     pub strip: &'a mut Vec<Arc<str>>,
 }
 
+/// What a decision costs a core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cost {
+    /// Comparisons and hash look-ups.
+    Cheap,
+    /// Public-key cryptography, or parsing a body.
+    Costly,
+}
+
 /// One compiled policy.
 pub trait Policy: Send + Sync {
     /// Decides on the head. `Err` is a refusal that names this policy.
@@ -75,6 +93,27 @@ pub trait Policy: Send + Sync {
     /// Upper bound of the body this policy wants to see for this request, `None` if it needs none.
     fn wants_body(&self, _head: &RequestHead<'_>) -> Option<u64> {
         None
+    }
+
+    /// The largest body this policy lets through for this request. The edge enforces it on bodies
+    /// that arrive in chunks; a declared length is judged by `check`.
+    fn body_limit(&self, _head: &RequestHead<'_>) -> Option<u64> {
+        None
+    }
+
+    /// What a decision costs, for the warning about order.
+    fn cost(&self) -> Cost {
+        Cost::Cheap
+    }
+
+    /// Whether a pass means that the caller's identity is known.
+    fn authenticates(&self) -> bool {
+        false
+    }
+
+    /// Whether it is of no use before authentication.
+    fn needs_identity(&self) -> bool {
+        false
     }
 
     /// Decides on the complete body, after every head check has passed.
@@ -88,4 +127,10 @@ pub struct Named {
     pub name: Arc<str>,
     pub mode: Mode,
     pub policy: Box<dyn Policy>,
+}
+
+impl std::fmt::Debug for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({:?})", self.name, self.mode)
+    }
 }

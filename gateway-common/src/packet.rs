@@ -1,0 +1,317 @@
+//! Headers from Ethernet to ports, over a bounds-checked cursor, so that the XDP program and the host run the same code.
+//!
+//! Sources: IEEE 802.1Q, RFC 791, RFC 8200 (extension headers in any order), RFC 4302 (AH length).
+//!
+//! The rule on malformed headers: an IP header that no stack accepts (wrong version, length below the header's,
+//! cut off), more than [`EXTENSIONS_MAX`] extension headers, or a TCP or UDP header too short for its own fields
+//! is malformed and dropped wherever it was going, because it cannot be said where that was. More than two VLAN
+//! tags, and anything that is not IP, is not ours to judge.
+
+/// Types that every bit pattern is valid for.
+///
+/// # Safety
+/// No padding, no invalid values, no pointers.
+pub unsafe trait Plain: Copy {}
+// SAFETY: integers.
+unsafe impl Plain for u16 {}
+// SAFETY: integers without padding, see the layout assertion beside it.
+unsafe impl Plain for Ipv4Header {}
+// SAFETY: integers without padding, see the layout assertion beside it.
+unsafe impl Plain for Ipv6Header {}
+// SAFETY: integers without padding.
+unsafe impl Plain for Extension {}
+// SAFETY: integers without padding.
+unsafe impl Plain for Ports {}
+
+/// A frame, readable at any offset up to [`OFFSET_MAX`].
+pub trait Packet {
+    /// The value at `offset`, as the bytes stand there; `None` past the end or past [`OFFSET_MAX`].
+    fn read<T: Plain>(&self, offset: usize) -> Option<T>;
+}
+
+/// No header that counts begins beyond this: the verifier wants a bound, and so does good sense.
+pub const OFFSET_MAX: usize = 2047;
+/// Extension headers walked before the chain counts as malformed.
+pub const EXTENSIONS_MAX: usize = 8;
+const VLAN_TAGS_MAX: usize = 2;
+
+/// A frame on the host.
+impl Packet for [u8] {
+    fn read<T: Plain>(&self, offset: usize) -> Option<T> {
+        if offset > OFFSET_MAX || offset + size_of::<T>() > self.len() {
+            return None;
+        }
+        // SAFETY: the range checked above lies within the slice.
+        let at = unsafe { self.as_ptr().add(offset) };
+        // SAFETY: `T` is plain, so any initialised bytes are a value of it; unaligned by name.
+        Some(unsafe { at.cast::<T>().read_unaligned() })
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Ipv4Header {
+    version_length: u8,
+    _service: u8,
+    total_bytes: u16,
+    _id: u16,
+    fragment: u16,
+    _ttl: u8,
+    protocol: u8,
+    _checksum: u16,
+    source: u32,
+    _destination: u32,
+}
+const _: () = assert!(size_of::<Ipv4Header>() == 20);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Ipv6Header {
+    version: u8,
+    _class_flow: [u8; 3],
+    payload_bytes: u16,
+    next: u8,
+    _hops: u8,
+    source: [u64; 2],
+    _destination: [u64; 2],
+}
+const _: () = assert!(size_of::<Ipv6Header>() == 40);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Ports {
+    source: u16,
+    destination: u16,
+}
+
+/// The first four bytes of any extension header (each has at least eight).
+// One read for all: the verifier learns nothing from `p < end` about a single byte.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Extension {
+    next: u8,
+    units: u8,
+    /// Of a fragment header: offset and flag.
+    field: u16,
+}
+
+/// A source address, as the bytes stand in the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    V4(u32),
+    V6([u64; 2]),
+}
+
+impl Address {
+    /// What a rate is kept for: the IPv4 address, or the IPv6 /64. Never 0, which marks a free entry.
+    #[inline(always)]
+    pub const fn source_key(self) -> u64 {
+        match self {
+            // Multicast is no source, so its prefix marks IPv4.
+            Address::V4(address) => 0xffff_ffff_0000_0000 | address as u64,
+            Address::V6([0, _]) => 1,
+            Address::V6([high, _]) => high,
+        }
+    }
+}
+
+/// What a flow carries, as far as the filter cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// TCP or UDP, ports in host order. `fragmented`: the first of several fragments.
+    Ports {
+        source: u16,
+        destination: u16,
+        fragmented: bool,
+    },
+    /// A fragment after the first: its ports went with the first.
+    LaterFragment,
+    /// A protocol without ports.
+    Portless,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    pub source: Address,
+    pub protocol: u8,
+    pub payload: Payload,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// Not IP, or under more VLAN tags than we look behind.
+    Other,
+    Malformed,
+    Ip(Flow),
+}
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_VLAN_SERVICE: u16 = 0x88a8;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// From the first byte of the Ethernet header to the ports.
+#[inline(always)]
+pub fn parse<P: Packet + ?Sized>(packet: &P) -> Parsed {
+    let mut offset = 12;
+    let mut tags = 0;
+    loop {
+        let Some(ethertype) = packet.read::<u16>(offset) else {
+            return Parsed::Other;
+        };
+        offset += 2;
+        match u16::from_be(ethertype) {
+            ETHERTYPE_IPV4 => return ipv4(packet, offset).map_or(Parsed::Malformed, Parsed::Ip),
+            ETHERTYPE_IPV6 => return ipv6(packet, offset).map_or(Parsed::Malformed, Parsed::Ip),
+            ETHERTYPE_VLAN | ETHERTYPE_VLAN_SERVICE if tags < VLAN_TAGS_MAX => {
+                tags += 1;
+                offset += 2;
+            }
+            _ => return Parsed::Other,
+        }
+    }
+}
+
+#[inline(always)]
+fn ipv4<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow> {
+    let header = packet.read::<Ipv4Header>(offset)?;
+    let header_bytes = usize::from(header.version_length & 0x0f) * 4;
+    let total_bytes = usize::from(u16::from_be(header.total_bytes));
+    if header.version_length >> 4 != 4 || header_bytes < 20 || total_bytes < header_bytes {
+        return None;
+    }
+    let fragment = u16::from_be(header.fragment);
+    let payload = if fragment & 0x1fff != 0 {
+        Payload::LaterFragment
+    } else {
+        let more = fragment & 0x2000 != 0;
+        let body_bytes = total_bytes - header_bytes;
+        ports(
+            packet,
+            offset + header_bytes,
+            header.protocol,
+            body_bytes,
+            more,
+        )?
+    };
+    Some(Flow {
+        source: Address::V4(header.source),
+        protocol: header.protocol,
+        payload,
+    })
+}
+
+/// What the walk over IPv6 extension headers remembers of a fragment header.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Position {
+    Whole,
+    First,
+    Later,
+}
+
+#[inline(always)]
+fn ipv6<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow> {
+    let header = packet.read::<Ipv6Header>(offset)?;
+    if header.version >> 4 != 6 {
+        return None;
+    }
+    let mut at = offset + 40;
+    let mut next = header.next;
+    let mut position = Position::Whole;
+    let mut walked = 0;
+    while is_extension(next) {
+        if walked == EXTENSIONS_MAX {
+            return None;
+        }
+        walked += 1;
+        let header = packet.read::<Extension>(at)?;
+        if next == FRAGMENT {
+            position = header.position();
+        }
+        at += header.bytes(next);
+        next = header.next;
+        if position == Position::Later {
+            break;
+        }
+    }
+    let payload = if position == Position::Later {
+        Payload::LaterFragment
+    } else {
+        // A jumbogram says 0; no Ethernet carries one, so 0 is simply too short below.
+        let payload_bytes = usize::from(u16::from_be(header.payload_bytes));
+        let body_bytes = payload_bytes.checked_sub(at - offset - 40)?;
+        ports(packet, at, next, body_bytes, position == Position::First)?
+    };
+    Some(Flow {
+        source: Address::V6(header.source),
+        protocol: next,
+        payload,
+    })
+}
+
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+
+/// Hop-by-hop, routing, fragment, authentication, destination options, mobility, HIP, shim6.
+#[inline(always)]
+const fn is_extension(kind: u8) -> bool {
+    matches!(
+        kind,
+        0 | 43 | FRAGMENT | AUTHENTICATION | 60 | 135 | 139 | 140
+    )
+}
+
+impl Extension {
+    /// The header's own length, by its kind.
+    #[inline(always)]
+    fn bytes(&self, kind: u8) -> usize {
+        let units = usize::from(self.units);
+        match kind {
+            FRAGMENT => 8,
+            AUTHENTICATION => (units + 2) * 4,
+            _ => (units + 1) * 8,
+        }
+    }
+
+    /// Of a fragment header.
+    #[inline(always)]
+    fn position(&self) -> Position {
+        let field = u16::from_be(self.field);
+        if field & 0xfff8 != 0 {
+            Position::Later
+        } else if field & 1 != 0 {
+            Position::First
+        } else {
+            Position::Whole
+        }
+    }
+}
+
+#[inline(always)]
+fn ports<P: Packet + ?Sized>(
+    packet: &P,
+    at: usize,
+    protocol: u8,
+    body_bytes: usize,
+    fragmented: bool,
+) -> Option<Payload> {
+    let header_bytes = match protocol {
+        // A first fragment may cut the TCP header after the ports, never before (RFC 791: 8 bytes at least).
+        TCP if fragmented => 8,
+        TCP => 20,
+        UDP => 8,
+        _ => return Some(Payload::Portless),
+    };
+    if body_bytes < header_bytes {
+        return None;
+    }
+    let ports = packet.read::<Ports>(at)?;
+    Some(Payload::Ports {
+        source: u16::from_be(ports.source),
+        destination: u16::from_be(ports.destination),
+        fragmented,
+    })
+}

@@ -1,0 +1,86 @@
+//! `gateway demo` and `gateway demo-upstream`
+
+use crate::demo::{self, Options};
+use anyhow::Context;
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const UPSTREAM_PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where config, keys and logs are written; a fresh temporary folder otherwise.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Port of the HTTPS listener.
+    #[arg(long, default_value_t = Options::default().port)]
+    port: u16,
+    /// Where the demo upstream listens.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = Options::default().upstream)]
+    upstream: SocketAddr,
+    /// Where Prometheus metrics are served.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = Options::default().metrics)]
+    metrics: SocketAddr,
+    /// Leave the network alone: no interface pair, no namespace, no kernel filter.
+    #[arg(long)]
+    no_network: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct UpstreamArgs {
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = Options::default().upstream)]
+    listen: SocketAddr,
+}
+
+pub(super) fn upstream(args: &UpstreamArgs) -> anyhow::Result<u8> {
+    demo::upstream::run(args.listen)?;
+    Ok(0)
+}
+
+/// Everything is taken away again when the gateway ends: the values clean up after themselves.
+pub(super) fn run(args: &Args) -> anyhow::Result<u8> {
+    let demo = demo::prepare(Options {
+        dir: args.dir.clone(),
+        port: args.port,
+        upstream: args.upstream,
+        metrics: args.metrics,
+        network: !args.no_network,
+    })?;
+    let _upstream = Upstream::start(args.upstream)?;
+    demo.print();
+    crate::warden::run(&demo.config_path)
+}
+
+/// The demo upstream in a process of its own: the warden may have no second thread when it forks.
+struct Upstream(Child);
+
+impl Upstream {
+    fn start(listen: SocketAddr) -> anyhow::Result<Upstream> {
+        let program = std::env::current_exe().context("this program's own path")?;
+        let child = Command::new(program)
+            .args(["demo-upstream", "--listen", &listen.to_string()])
+            .stdin(Stdio::null())
+            .spawn()
+            .context("start the demo upstream")?;
+        let mut upstream = Upstream(child);
+        let end = Instant::now() + UPSTREAM_PATIENCE;
+        while TcpStream::connect_timeout(&listen, Duration::from_secs(1)).is_err() {
+            if let Some(status) = upstream.0.try_wait()? {
+                anyhow::bail!("the demo upstream ended at once: {status}");
+            }
+            anyhow::ensure!(Instant::now() < end, "the demo upstream does not answer");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(upstream)
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        // It may have ended with the same ctrl-C.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

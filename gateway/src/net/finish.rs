@@ -1,0 +1,92 @@
+//! How an exchange ends: refused, failed or served, it is recorded here, once, and counts as a
+//! strike where it shows misbehaviour.
+
+use super::conn::Conn;
+use super::exchange::{Head, Next};
+use crate::clock::Now;
+use crate::config::Snapshot;
+use crate::http::{Framing, reply};
+use crate::outcome::{Decision, Rejection, UpstreamFaultKind};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// For an answer of our own; it is small, so a client that does not take it in is not worth waiting for.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Conn {
+    /// Answers with problem details. The connection is kept where its next request is certain to
+    /// start where this one ends.
+    pub async fn refuse(&mut self, head: &Head, rejection: Rejection) -> Next {
+        // A body that has been neither read nor refused would be taken for the next request.
+        let body_pending = head.framing != Framing::Empty && !self.skip_body(head);
+        let close = rejection.close || body_pending || !head.keep_alive || self.core.is_draining();
+        self.ex.status = rejection.kind.status();
+        let mut out = self.core.buffers.small();
+        reply::problem(
+            &rejection,
+            &self.ex.id,
+            &self.notes.response_fields,
+            head.is_head,
+            close,
+            &mut out,
+        );
+        self.ex.decision = Decision::Refused {
+            kind: rejection.kind,
+            rule: rejection.rule,
+        };
+        self.send_reply(out, close).await
+    }
+
+    pub async fn upstream_fault(&mut self, head: &Head, kind: UpstreamFaultKind) -> Next {
+        let close = !head.keep_alive || head.framing != Framing::Empty || self.core.is_draining();
+        self.ex.status = kind.status();
+        self.ex.decision = Decision::UpstreamFault(kind);
+        let mut out = self.core.buffers.small();
+        reply::fault(
+            kind.status(),
+            kind.slug(),
+            kind.title(),
+            &self.ex.id,
+            close,
+            head.is_head,
+            &mut out,
+        );
+        self.send_reply(out, close).await
+    }
+
+    async fn send_reply(&mut self, mut out: Vec<u8>, close: bool) -> Next {
+        let sent = self.stream.write(&mut out, REPLY_TIMEOUT).await;
+        self.ex.bytes_out += out.len() as u64;
+        self.core.buffers.give(out);
+        match sent {
+            Err(_) => Next::Close,
+            Ok(()) if close => Next::Linger,
+            Ok(()) => Next::Keep,
+        }
+    }
+
+    /// Passes over the body of a refused request. `true` when it has arrived whole (and is gone), so
+    /// that the next request can follow.
+    fn skip_body(&mut self, head: &Head) -> bool {
+        match head.framing {
+            Framing::Length(n) if (self.carry.unread().len() as u64) >= n => {
+                self.carry.consume(n as usize);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The one exit of every exchange.
+    pub fn finish(&mut self, snapshot: &Arc<Snapshot>) {
+        let now = Now::read();
+        self.ex.timings.total_us = now.mono_ns.saturating_sub(self.ex.started.mono_ns) / 1000;
+        self.core.record(&self.ex);
+        if let Decision::Refused { kind, .. } = &self.ex.decision {
+            if let Some(strike) = kind.strike() {
+                self.core
+                    .strike(&self.ex, strike, snapshot, self.listener, now);
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The list of policies: one line per type in the file, in the compiler, and nowhere else.
+
+use super::{
+    Mode, Named, Policy, access, any_of, api_key, ip, jwt, rate_limit, request_rules, schema,
+};
+use crate::diagnose::Compiler;
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Compiled policies by name.
+pub type Policies = HashMap<Arc<str>, Arc<Named>>;
+
+/// One `[[policies]]` entry. Each type carries `name` and `mode` itself: a shared part would have to
+/// be flattened, and serde cannot refuse unknown fields beside a flattened one.
+macro_rules! policy_types {
+    ($($tag:literal => $variant:ident($raw:ty),)*) => {
+        #[derive(Clone, Debug, Deserialize)]
+        #[serde(tag = "type")]
+        pub enum RawPolicy { $(#[serde(rename = $tag)] $variant($raw),)* }
+
+        impl RawPolicy {
+            /// Every value `type` may take.
+            pub const TYPES: &'static [&'static str] = &[$($tag,)*];
+
+            pub fn name(&self) -> &str { match self { $(RawPolicy::$variant(raw) => &raw.name,)* } }
+            pub fn mode(&self) -> Mode { match self { $(RawPolicy::$variant(raw) => raw.mode,)* } }
+            pub fn type_name(&self) -> &'static str { match self { $(RawPolicy::$variant(_) => $tag,)* } }
+
+            fn build(&self, rule: Arc<str>, c: &mut Compiler<'_>, others: &Policies) -> Option<Box<dyn Policy>> {
+                match self { $(RawPolicy::$variant(raw) => raw.compile(rule, c, others).map(|p| Box::new(p) as Box<dyn Policy>),)* }
+            }
+        }
+    };
+}
+
+policy_types! {
+    "api_key" => ApiKey(api_key::RawApiKey),
+    "jwt" => Jwt(jwt::RawJwt),
+    "any_of" => AnyOf(any_of::RawAnyOf),
+    "access" => Access(access::RawAccess),
+    "rate_limit" => RateLimit(rate_limit::RawRateLimit),
+    "json_schema" => JsonSchema(schema::RawJsonSchema),
+    "request" => Request(request_rules::RawRequest),
+    "ip" => Ip(ip::RawIp),
+}
+
+/// Compiles one policy. `others` are those it may name (`any_of`).
+pub fn compile(raw: &RawPolicy, c: &mut Compiler<'_>, others: &Policies) -> Option<Named> {
+    let name = raw.name();
+    if !is_slug(name) {
+        c.at("name", |c| {
+            c.error(
+                "a policy's name is 1 to 64 of a-z, 0-9, '-', '_' and '.'",
+                "it stands in logs, metrics and error bodies, for example \"partner-keys\"",
+            )
+        });
+        return None;
+    }
+    let rule: Arc<str> = name.into();
+    let errors = c.errors.len();
+    let policy = raw.build(rule.clone(), c, others)?;
+    (c.errors.len() == errors).then_some(Named {
+        name: rule,
+        mode: raw.mode(),
+        policy,
+    })
+}
+
+/// Compiles the whole list: first what stands alone, then what names others. Call it at the path of
+/// the list; errors get the index. `None` holds the place of an entry that did not parse.
+pub fn compile_all(raws: &[Option<RawPolicy>], c: &mut Compiler<'_>) -> Policies {
+    let mut all = Policies::new();
+    let composite = |raw: &RawPolicy| matches!(raw, RawPolicy::AnyOf(_));
+    for second_pass in [false, true] {
+        let parsed = raws
+            .iter()
+            .enumerate()
+            .filter_map(|(i, raw)| Some((i, raw.as_ref()?)));
+        for (i, raw) in parsed {
+            if composite(raw) != second_pass {
+                continue;
+            }
+            c.at(format!("[{i}]"), |c| {
+                let duplicate = raws[..i].iter().flatten().any(|r| r.name() == raw.name());
+                if duplicate {
+                    c.at("name", |c| {
+                        c.error(
+                            format!("the policy \"{}\" stands twice", raw.name()),
+                            "names are unique, give one of them another",
+                        )
+                    });
+                } else if let Some(named) = compile(raw, c, &all) {
+                    all.insert(named.name.clone(), Arc::new(named));
+                }
+            });
+        }
+    }
+    all
+}
+
+fn is_slug(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{error, policies};
+    use crate::diagnose::Files;
+
+    #[test]
+    fn wrong_entries_say_why() {
+        let none = Files::default();
+        for (body, says) in [
+            (
+                "type = \"ip\"\nname = \"Bad Name\"\ndeny = []",
+                "name: a policy's name",
+            ),
+            ("type = \"ipp\"\nname = \"a\"", "unknown variant `ipp`"),
+            ("name = \"a\"", "missing field `type`"),
+            ("type = \"ip\"", "missing field `name`"),
+            (
+                "type = \"ip\"\nname = \"a\"\ndenny = []",
+                "unknown field `denny`",
+            ),
+            (
+                "type = \"ip\"\nname = \"a\"\nmode = \"off\"",
+                "unknown variant `off`",
+            ),
+        ] {
+            let found = error(body, &none);
+            assert!(found.contains(says), "{body}: {found}");
+        }
+        let twice = "[[policies]]\ntype = \"ip\"\nname = \"a\"\ndeny = [\"10.0.0.0/8\"]\n";
+        let errors = policies(&format!("{twice}{twice}"), &none).unwrap_err();
+        assert_eq!(errors[0].path, "policies[1].name");
+    }
+}
