@@ -63,6 +63,7 @@ impl Subject {
         );
         let dir = setting.dir.join(name);
         fs::create_dir_all(&dir)?;
+        give_to_worker(&dir)?;
         let address = free_address()?;
         let (file, text) = config(kind, duty, address, &dir, setting);
         let file = dir.join(file);
@@ -96,6 +97,15 @@ impl Subject {
         let tail = &lines[lines.len().saturating_sub(20)..];
         format!("{} said:\n{}", self.kind.name(), tail.join("\n"))
     }
+}
+
+/// Started as root, the gateway's worker becomes `nobody` and writes its logs as that.
+fn give_to_worker(dir: &Path) -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        let nobody = nix::unistd::User::from_name("nobody")?.context("no user `nobody`")?;
+        nix::unistd::chown(dir, Some(nobody.uid), Some(nobody.gid))?;
+    }
+    Ok(())
 }
 
 /// A port that was free a moment ago.
