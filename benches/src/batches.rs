@@ -22,7 +22,7 @@ impl Batches {
         let figures: Vec<f64> = (0..self.0)
             .map(|_| batch(&mut f, &mut calls, per_batch))
             .collect();
-        median(&figures)
+        median(figures)
     }
 
     /// Two functions in turn, batch by batch, so that a ratio between them is not one of two moments.
@@ -39,7 +39,7 @@ impl Batches {
             figures_one.push(batch(&mut one, &mut calls_one, per_batch_one));
             figures_two.push(batch(&mut two, &mut calls_two, per_batch_two));
         }
-        (median(&figures_one), median(&figures_two))
+        (median(figures_one), median(figures_two))
     }
 }
 

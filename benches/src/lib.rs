@@ -1,6 +1,6 @@
 //! Benches: what a request, a decision and a packet cost, beside peers on the same work.
 //!
-//! - [`report`]: rows of figures, as JSON lines
+//! - [`report`], [`run`]: rows of figures, and the run they come from
 //! - [`cpu`]: which core a process runs on, and what it has used of it
 //! - [`upstream`], [`load`], [`tls`]: both ends of a proxied request, light enough that the proxy is the bottleneck
 //! - [`probe`]: one request, looked at closely, before anything is timed
@@ -15,6 +15,7 @@ pub mod load;
 pub mod probe;
 pub mod process;
 pub mod report;
+pub mod run;
 pub mod subject;
 pub mod tls;
 pub mod upstream;

@@ -1,20 +1,20 @@
-//! Rows of figures: printed for people, and written as JSON lines for `cargo xtask bench`.
+//! Figures as rows: printed as a table for people, appended as JSON lines for machines.
 
-use anyhow::{Context, Result, bail};
-use serde_json::json;
-use std::fs::File;
-use std::io::Write;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
-/// One measured figure.
+/// One figure.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// What was done, such as `plain-64`.
+    /// What was done: `one-source-pass`, `plain-64`.
     pub work: String,
-    /// Who did it: `gateway` or a peer.
+    /// Who did it: `gateway` or the peer's name.
     pub subject: String,
+    /// `ns_per_packet`, `cpu_us_per_request`.
     pub metric: String,
     pub value: f64,
+    /// `ns`, `us`.
     pub unit: String,
 }
 
@@ -29,105 +29,69 @@ impl Row {
         }
     }
 
-    fn to_json(&self) -> serde_json::Value {
-        json!({
+    /// One JSON object, without a line end. A value that is no number becomes `null`.
+    pub fn json_line(&self) -> String {
+        serde_json::json!({
             "work": self.work,
             "subject": self.subject,
             "metric": self.metric,
             "value": self.value,
             "unit": self.unit,
         })
+        .to_string()
     }
 }
 
-/// What every suite accepts: `[--json FILE] [--quick] [--only WORD] [--subject NAME]…`.
-#[derive(Debug, Default)]
-pub struct Arguments {
-    pub json: Option<PathBuf>,
-    /// Short runs: to see that everything works, not for figures.
-    pub quick: bool,
-    /// Works whose name contains this.
-    pub only: Option<String>,
-    /// Who takes part; empty: all.
-    pub subjects: Vec<String>,
+/// A Markdown table of the rows, in their order.
+pub fn markdown(rows: &[Row]) -> String {
+    let mut out =
+        String::from("| work | subject | metric | value | unit |\n|---|---|---|---:|---|\n");
+    for row in rows {
+        let value = if row.value.abs() < 100.0 {
+            format!("{:.2}", row.value)
+        } else {
+            format!("{:.0}", row.value)
+        };
+        out.push_str(&format!(
+            "| {} | {} | {} | {value} | {} |\n",
+            row.work, row.subject, row.metric, row.unit
+        ));
+    }
+    out
 }
 
-impl Arguments {
-    pub fn parse() -> Result<Arguments> {
-        let mut parsed = Arguments::default();
-        let mut words = std::env::args().skip(1);
-        while let Some(word) = words.next() {
-            match word.as_str() {
-                "--json" => parsed.json = Some(words.next().context("--json needs a file")?.into()),
-                "--only" => parsed.only = Some(words.next().context("--only needs a word")?),
-                "--subject" => parsed
-                    .subjects
-                    .push(words.next().context("--subject needs a name")?),
-                "--quick" => parsed.quick = true,
-                other => bail!(
-                    "unknown argument `{other}`; known: --json FILE, --quick, --only WORD, --subject NAME"
-                ),
-            }
+/// The middle of the values; the lower one of two middles. `NaN` of none.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len().saturating_sub(1) / 2;
+    values.get(middle).copied().unwrap_or(f64::NAN)
+}
+
+/// Where `--json FILE` (or `--json=FILE`) says.
+pub fn json_path(arguments: impl IntoIterator<Item = String>) -> Option<PathBuf> {
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        if argument == "--json" {
+            return arguments.next().map(PathBuf::from);
         }
-        Ok(parsed)
-    }
-
-    pub fn wants(&self, work: &str) -> bool {
-        self.only.as_deref().is_none_or(|word| work.contains(word))
-    }
-
-    pub fn wants_subject(&self, name: &str) -> bool {
-        self.subjects.is_empty() || self.subjects.iter().any(|wanted| wanted == name)
-    }
-}
-
-/// Collects rows; prints each at once, so that a long run can be followed.
-#[derive(Debug)]
-pub struct Report {
-    rows: Vec<Row>,
-    json: Option<PathBuf>,
-}
-
-impl Report {
-    pub fn new(arguments: &Arguments) -> Report {
-        Report {
-            rows: Vec::new(),
-            json: arguments.json.clone(),
+        if let Some(path) = argument.strip_prefix("--json=") {
+            return Some(PathBuf::from(path));
         }
     }
-
-    pub fn add(&mut self, row: Row) {
-        println!(
-            "{:<24} {:<12} {:>12.2} {:<4} {}",
-            row.work, row.subject, row.value, row.unit, row.metric
-        );
-        self.rows.push(row);
-    }
-
-    pub fn rows(&self) -> &[Row] {
-        &self.rows
-    }
-
-    /// Writes the JSON lines, where a file was asked for.
-    pub fn finish(self) -> Result<()> {
-        let Some(path) = self.json else { return Ok(()) };
-        let mut file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
-        for row in &self.rows {
-            writeln!(file, "{}", row.to_json())?;
-        }
-        Ok(())
-    }
+    None
 }
 
-/// The middle value; the mean of the two middle ones where their number is even.
-pub fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => sorted[n / 2],
-        n => (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0,
+/// Prints the table, and appends the rows to the file that the process's `--json` names, one object per line.
+pub fn publish(rows: &[Row]) -> io::Result<()> {
+    println!("{}", markdown(rows));
+    let Some(path) = json_path(std::env::args().skip(1)) else {
+        return Ok(());
+    };
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    for row in rows {
+        writeln!(file, "{}", row.json_line())?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -135,9 +99,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn rows_are_one_json_object_per_line() {
+        let row = Row::new("one-source-pass", "gateway", "ns_per_packet", 14.0, "ns");
+        let value: serde_json::Value = serde_json::from_str(&row.json_line()).unwrap();
+        assert_eq!(value["value"], 14.0);
+        assert_eq!(value["work"], "one-source-pass");
+        assert!(!row.json_line().contains('\n'));
+    }
+
+    #[test]
     fn medians() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert!(median(&[]).is_nan());
+        assert_eq!(median(vec![5.0, 1.0, 3.0]), 3.0);
+        assert_eq!(median(vec![4.0, 1.0]), 1.0);
+        assert!(median(vec![]).is_nan());
+    }
+
+    #[test]
+    fn the_json_file_is_found_among_arguments() {
+        let args = |list: &[&str]| json_path(list.iter().map(|s| s.to_string()));
+        assert_eq!(args(&["x", "--json", "f"]), Some("f".into()));
+        assert_eq!(args(&["--json=g"]), Some("g".into()));
+        assert_eq!(args(&["--json"]), None);
+        assert_eq!(args(&[]), None);
     }
 }

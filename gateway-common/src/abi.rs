@@ -29,7 +29,7 @@ pub mod maps {
     /// `LpmTrie`: all other blocked prefixes.
     pub const PREFIX_V4: &str = "PREFIX_V4";
     pub const PREFIX_V6: &str = "PREFIX_V6";
-    /// `Array<u64>`: a set bit says that some prefix (allow or block) covers part of this /24.
+    /// `Array<u64>`: a set bit says that some entry of a list may cover part of this /24.
     pub const HINT_V4: &str = "HINT_V4";
     /// `Array<u64>`: the same for IPv6, by a hash of the first 32 bits.
     pub const HINT_V6: &str = "HINT_V6";
@@ -96,6 +96,9 @@ pub mod lists {
     pub const BLOCK_NET64: u32 = 1 << 4;
     pub const PREFIX_V4: u32 = 1 << 5;
     pub const PREFIX_V6: u32 = 1 << 6;
+    /// All of one family.
+    pub const V4: u32 = ALLOW_V4 | BLOCK_V4 | PREFIX_V4;
+    pub const V6: u32 = ALLOW_V6 | BLOCK_V6 | BLOCK_NET64 | PREFIX_V6;
 }
 
 /// Values of [`Knobs::fragments`].
@@ -228,8 +231,8 @@ const _: () = assert!(size_of::<DropEvent>() == 40 && align_of::<DropEvent>() ==
 pub struct BenchState {
     /// State of the generator of source addresses.
     pub state: u64,
-    /// Sources to draw from, a power of two minus one; 0 keeps the frame's own.
-    pub source_mask: u32,
+    /// Sources to draw from; 0 keeps the frame's own.
+    pub source_count: u32,
     /// Added to the drawn number, in host order: the first source address.
     pub first: u32,
 }

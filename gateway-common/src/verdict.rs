@@ -8,7 +8,7 @@ use crate::source::{Charge, Set, charge, set_index};
 pub trait Tables {
     type Set: Set;
 
-    fn knobs(&self) -> Option<Knobs>;
+    fn knobs(&self) -> Option<&Knobs>;
     /// `CLOCK_MONOTONIC`; may be as coarse as the timer tick.
     fn now_ns(&self) -> u64;
     fn port_word(&self, word: u32) -> u64;
@@ -68,70 +68,77 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T) -> Verdict 
         }
         Payload::LaterFragment => (Reason::PassedFragment, true),
     };
-    if let Some(verdict) = listed(flow.source, &knobs, tables) {
+    if let Some(verdict) = listed(flow.source, knobs, tables) {
         return verdict;
     }
     if fragmented && knobs.fragments == fragments::DROP {
         return because(Reason::Fragment);
     }
-    because(rated(flow.source, &knobs, tables, admitted))
+    because(rated(flow.source, knobs, tables, admitted))
 }
 
-/// The allow list first, whatever the block lists say; then the exact entries; then the prefixes.
+/// The hint first: most sources share their range with no entry, and are done. Then the allow list, whatever the
+/// block lists say; then the exact entries; then the prefixes.
 #[inline(always)]
 fn listed<T: Tables>(source: Address, knobs: &Knobs, tables: &T) -> Option<Verdict> {
     match source {
-        Address::V4(address) => {
-            const PREFIXES: u32 = lists::ALLOW_V4 | lists::PREFIX_V4;
-            let slot = hint_v4(address);
-            let hinted = knobs.lists & PREFIXES != 0
-                && tables.hint_v4_word(slot >> 6) >> (slot & 63) & 1 != 0;
-            if hinted && knobs.lists & lists::ALLOW_V4 != 0 {
-                let rule = tables.allow_v4(address);
-                if let Some(v) = applies(rule, Reason::Allowed, tables) {
-                    return Some(v);
-                }
-            }
-            if knobs.lists & lists::BLOCK_V4 != 0 {
-                let rule = tables.block_v4(address);
-                if let Some(v) = applies(rule, Reason::BlockedAddress, tables) {
-                    return Some(v);
-                }
-            }
-            if hinted && knobs.lists & lists::PREFIX_V4 != 0 {
-                return applies(tables.prefix_v4(address), Reason::BlockedPrefix, tables);
-            }
-            None
-        }
-        Address::V6(address) => {
-            const PREFIXES: u32 = lists::ALLOW_V6 | lists::PREFIX_V6;
-            let slot = hint_v6(address[0]);
-            let hinted = knobs.lists & PREFIXES != 0
-                && tables.hint_v6_word(slot >> 6) >> (slot & 63) & 1 != 0;
-            if hinted && knobs.lists & lists::ALLOW_V6 != 0 {
-                let rule = tables.allow_v6(address);
-                if let Some(v) = applies(rule, Reason::Allowed, tables) {
-                    return Some(v);
-                }
-            }
-            if knobs.lists & lists::BLOCK_V6 != 0 {
-                let rule = tables.block_v6(address);
-                if let Some(v) = applies(rule, Reason::BlockedAddress, tables) {
-                    return Some(v);
-                }
-            }
-            if knobs.lists & lists::BLOCK_NET64 != 0 {
-                let rule = tables.block_net64(address[0]);
-                if let Some(v) = applies(rule, Reason::BlockedPrefix, tables) {
-                    return Some(v);
-                }
-            }
-            if hinted && knobs.lists & lists::PREFIX_V6 != 0 {
-                return applies(tables.prefix_v6(address), Reason::BlockedPrefix, tables);
-            }
-            None
+        Address::V4(address) => listed_v4(address, knobs.lists & lists::V4, tables),
+        Address::V6(address) => listed_v6(address, knobs.lists & lists::V6, tables),
+    }
+}
+
+#[inline(always)]
+fn listed_v4<T: Tables>(address: u32, filled: u32, tables: &T) -> Option<Verdict> {
+    let slot = hint_v4(address);
+    if filled == 0 || tables.hint_v4_word(slot >> 6) >> (slot & 63) & 1 == 0 {
+        return None;
+    }
+    if filled & lists::ALLOW_V4 != 0 {
+        let rule = tables.allow_v4(address);
+        if let Some(verdict) = applies(rule, Reason::Allowed, tables) {
+            return Some(verdict);
         }
     }
+    if filled & lists::BLOCK_V4 != 0 {
+        let rule = tables.block_v4(address);
+        if let Some(verdict) = applies(rule, Reason::BlockedAddress, tables) {
+            return Some(verdict);
+        }
+    }
+    if filled & lists::PREFIX_V4 != 0 {
+        return applies(tables.prefix_v4(address), Reason::BlockedPrefix, tables);
+    }
+    None
+}
+
+#[inline(always)]
+fn listed_v6<T: Tables>(address: [u64; 2], filled: u32, tables: &T) -> Option<Verdict> {
+    let slot = hint_v6(address[0]);
+    if filled == 0 || tables.hint_v6_word(slot >> 6) >> (slot & 63) & 1 == 0 {
+        return None;
+    }
+    if filled & lists::ALLOW_V6 != 0 {
+        let rule = tables.allow_v6(address);
+        if let Some(verdict) = applies(rule, Reason::Allowed, tables) {
+            return Some(verdict);
+        }
+    }
+    if filled & lists::BLOCK_V6 != 0 {
+        let rule = tables.block_v6(address);
+        if let Some(verdict) = applies(rule, Reason::BlockedAddress, tables) {
+            return Some(verdict);
+        }
+    }
+    if filled & lists::BLOCK_NET64 != 0 {
+        let rule = tables.block_net64(address[0]);
+        if let Some(verdict) = applies(rule, Reason::BlockedPrefix, tables) {
+            return Some(verdict);
+        }
+    }
+    if filled & lists::PREFIX_V6 != 0 {
+        return applies(tables.prefix_v6(address), Reason::BlockedPrefix, tables);
+    }
+    None
 }
 
 /// A rule that has expired is as good as none. The clock is read only for a rule that can expire.

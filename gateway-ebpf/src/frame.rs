@@ -44,19 +44,19 @@ pub fn rotate_source(ctx: &XdpContext) {
     let Some(bench) = tables::bench() else { return };
     // SAFETY: the map value is alive while the program runs; a lost update only repeats a number.
     let state = unsafe { &mut *bench };
-    if state.source_mask == 0 {
+    if state.source_count == 0 {
         return;
     }
     state.state = state
         .state
         .wrapping_mul(6_364_136_223_846_793_005)
         .wrapping_add(1_442_695_040_888_963_407);
-    let drawn = (state.state >> 33) as u32 & state.source_mask;
+    let drawn = ((state.state >> 32) * u64::from(state.source_count)) >> 32;
     let at = ctx.data() + SOURCE;
     if at + 4 > ctx.data_end() {
         return;
     }
-    let address = state.first.wrapping_add(drawn).to_be();
+    let address = state.first.wrapping_add(drawn as u32).to_be();
     // SAFETY: `at .. at + 4` lies before `data_end`.
     unsafe { (at as *mut u32).write_unaligned(address) };
 }

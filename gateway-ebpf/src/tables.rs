@@ -114,8 +114,8 @@ impl Tables for Maps {
     type Set = SetPtr;
 
     #[inline(always)]
-    fn knobs(&self) -> Option<Knobs> {
-        KNOBS.get(0).copied()
+    fn knobs(&self) -> Option<&Knobs> {
+        KNOBS.get(0)
     }
 
     #[inline(always)]
@@ -198,6 +198,7 @@ impl SetPtr {
 impl Set for SetPtr {
     #[inline(always)]
     fn key(&self, way: usize) -> u64 {
+        // SAFETY: only an address, inside the set.
         let cell = unsafe { addr_of!((*self.way(way)).key) };
         // SAFETY: an aligned word of the map; volatile, because other CPUs write it.
         unsafe { cell.read_volatile() }
@@ -205,6 +206,7 @@ impl Set for SetPtr {
 
     #[inline(always)]
     fn due_ns(&self, way: usize) -> u64 {
+        // SAFETY: only an address, inside the set.
         let cell = unsafe { addr_of!((*self.way(way)).due_ns) };
         // SAFETY: as for the key.
         unsafe { cell.read_volatile() }
@@ -212,6 +214,7 @@ impl Set for SetPtr {
 
     #[inline(always)]
     fn claim(&self, way: usize, from: u64, to: u64) -> bool {
+        // SAFETY: only an address, inside the set.
         let cell = unsafe { addr_of_mut!((*self.way(way)).key) };
         // SAFETY: an aligned word of the map.
         unsafe { swap_if(cell, from, to) }.is_ok()
@@ -219,6 +222,7 @@ impl Set for SetPtr {
 
     #[inline(always)]
     fn advance(&self, way: usize, from_ns: u64, to_ns: u64) -> Result<(), u64> {
+        // SAFETY: only an address, inside the set.
         let cell = unsafe { addr_of_mut!((*self.way(way)).due_ns) };
         // SAFETY: an aligned word of the map.
         unsafe { swap_if(cell, from_ns, to_ns) }

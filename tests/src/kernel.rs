@@ -243,8 +243,8 @@ impl Set for NoSet {
 impl Tables for Reference {
     type Set = NoSet;
 
-    fn knobs(&self) -> Option<Knobs> {
-        Some(self.knobs)
+    fn knobs(&self) -> Option<&Knobs> {
+        Some(&self.knobs)
     }
     fn now_ns(&self) -> u64 {
         gateway::clock::mono_coarse_ns()

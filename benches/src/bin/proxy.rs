@@ -11,7 +11,8 @@ use gateway_benches::cpu::{self, Cores};
 use gateway_benches::load::{Counts, Load, Target};
 use gateway_benches::probe;
 use gateway_benches::process::Process;
-use gateway_benches::report::{Arguments, Report, Row, median};
+use gateway_benches::report::{Row, median};
+use gateway_benches::run::{Arguments, Report};
 use gateway_benches::subject::{self, Duty, Kind, Setting, Subject};
 use gateway_benches::tls::{self, Material};
 use gateway_benches::upstream;
@@ -281,7 +282,7 @@ fn round(
 }
 
 fn tell(work: &Work, kind: Kind, rounds: &[Round], report: &mut Report) {
-    let of = |figure: fn(&Round) -> f64| median(&rounds.iter().map(figure).collect::<Vec<f64>>());
+    let of = |figure: fn(&Round) -> f64| median(rounds.iter().map(figure).collect());
     let mut row =
         |metric, value, unit| report.add(Row::new(work.name, kind.name(), metric, value, unit));
     match work.per_gigabyte {

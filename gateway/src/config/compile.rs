@@ -122,17 +122,17 @@ fn check_server(server: &raw::Server, admin: &raw::Admin, c: &mut Compiler<'_>) 
             });
         }
     });
-    if let Some(metrics) = &admin.metrics {
-        if metrics.parse::<SocketAddr>().is_err() {
-            c.at("admin", |c| {
-                c.at("metrics", |c| {
-                    c.error(
-                        format!("`{metrics}` is not ADDRESS:PORT"),
-                        "for example \"127.0.0.1:9901\"",
-                    )
-                })
-            });
-        }
+    if let Some(metrics) = &admin.metrics
+        && metrics.parse::<SocketAddr>().is_err()
+    {
+        c.at("admin", |c| {
+            c.at("metrics", |c| {
+                c.error(
+                    format!("`{metrics}` is not ADDRESS:PORT"),
+                    "for example \"127.0.0.1:9901\"",
+                )
+            })
+        });
     }
 }
 

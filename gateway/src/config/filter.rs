@@ -18,8 +18,7 @@ pub struct RawFilter {
     /// Default: true where interfaces are given.
     pub enabled: Option<bool>,
     pub interfaces: Vec<RawInterface>,
-    /// Packets per source (IPv4 address, IPv6 /64) to protected ports. `"off"` is not a rate: leave the key away for
-    /// the default, or set `limit = false`.
+    /// Packets per source (IPv4 address, IPv6 /64) to protected ports; 2000 per second where nothing is said.
     pub rate: Option<Rate>,
     /// Packets that a quiet source may send at once. Default: what the rate gives in one second.
     pub burst: Option<u64>,

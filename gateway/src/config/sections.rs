@@ -143,10 +143,10 @@ fn take_out(value: &mut Value, path: &serde_path_to_error::Path, unknown: Option
         .iter()
         .filter(|s| !matches!(s, Segment::Enum { .. } | Segment::Unknown))
         .collect();
-    if let (Some(name), Some(Segment::Map { key })) = (unknown, steps.last()) {
-        if key == name {
-            steps.pop();
-        }
+    if let (Some(name), Some(Segment::Map { key })) = (unknown, steps.last())
+        && key == name
+    {
+        steps.pop();
     }
     let Some((last, parents)) = (if unknown.is_some() {
         Some((None, &steps[..]))

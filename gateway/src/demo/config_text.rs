@@ -36,7 +36,7 @@ pub fn render(
             "\n[filter]\ninterfaces = [{{ name = \"{INTERFACE}\" }}]\n"
         );
     }
-    text.push_str(LOGS);
+    text.push_str(&logs(dir));
     text
 }
 
@@ -186,13 +186,16 @@ half_life = "60s"
 ban_ttl = "30s"
 "#;
 
-const LOGS: &str = r#"
-[access_log]
-path = "access.jsonl"
-
-[audit_log]
-path = "audit.jsonl"
-"#;
+/// Absolute: the daemon's working directory is nobody's business.
+fn logs(dir: &Path) -> String {
+    let place = |name: &str| toml::Value::String(dir.join(name).to_string_lossy().into_owned());
+    format!(
+        "\n[access_log]\npath = {}\n\n[audit_log]\npath = {}\nkey_file = {}\n",
+        place("log/access.jsonl"),
+        place("log/audit.jsonl"),
+        place("audit.key"),
+    )
+}
 
 #[cfg(test)]
 mod tests {

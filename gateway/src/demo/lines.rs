@@ -122,11 +122,11 @@ pub fn banner(demo: &Demo) -> String {
     let address = gateway_address(&demo.options, network);
     let config = shell_quoted(&demo.config_path.to_string_lossy());
     let socket = shell_quoted(&demo.dir.join("admin.sock").to_string_lossy());
-    let audit = shell_quoted(&demo.dir.join("audit.jsonl").to_string_lossy());
+    let audit = shell_quoted(&demo.dir.join("log/audit.jsonl").to_string_lossy());
     let mut text = format!(
         "\nGateway demo\n  gateway   https://{address} (name {SERVER_NAME})\n  upstream  http://{}\n  \
          files     {}\n  config    {config}\n  {}\n\nLook inside\n  \
-         gateway status --socket {socket}\n  gateway bans list --socket {socket}\n  \
+         gateway status --admin-socket {socket}\n  gateway bans list --admin-socket {socket}\n  \
          gateway audit verify {audit}\n  curl -s http://{}/metrics\n",
         demo.options.upstream,
         demo.dir.display(),

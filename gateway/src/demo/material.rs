@@ -97,7 +97,7 @@ pub fn random_base64url<const N: usize>() -> Result<String> {
 fn api_key(id: &str) -> Result<ApiKey> {
     let secret = format!("gwk_{id}_{}", random_base64url::<32>()?);
     let digest = digest::digest(&digest::SHA256, secret.as_bytes());
-    let mut hash = "sha256:".to_owned();
+    let mut hash = String::from("sha256:");
     for byte in digest.as_ref() {
         let _ = write!(hash, "{byte:02x}"); // a String takes everything
     }
@@ -285,7 +285,7 @@ mod tests {
             key.hash
                 .starts_with(&format!("sha256:{:02x}", digest.as_ref()[0]))
         );
-        assert_eq!(key.hash.len(), "sha256:".len() + 64);
+        assert_eq!(key.hash.len(), 7 + 64);
         assert_ne!(key.secret, api_key("alice").unwrap().secret);
     }
 }

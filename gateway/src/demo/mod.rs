@@ -110,14 +110,14 @@ fn fresh_dir() -> Result<PathBuf> {
     Ok(std::env::temp_dir().join(format!("gateway-demo-{suffix}")))
 }
 
-/// 0700, ours alone: private keys lie here.
+/// 0711: private keys lie here, in files of ours alone; the worker's user must pass through to its log folder.
 fn make_private_dir(dir: &Path) -> Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
-        .mode(0o700)
+        .mode(0o711)
         .create(dir)
         .with_context(|| format!("create {}", dir.display()))?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o711))
         .with_context(|| format!("make {} private", dir.display()))
 }
 
@@ -137,7 +137,7 @@ mod tests {
         let demo = prepare(options).unwrap();
         assert_eq!(
             fs::metadata(&dir).unwrap().permissions().mode() & 0o777,
-            0o700
+            0o711
         );
         assert!(demo.network.is_none() && demo.network_absent.is_some());
         let config: toml::Table = fs::read_to_string(&demo.config_path)

@@ -64,9 +64,21 @@ impl KernelError {
         match os_error(e) {
             // The verifier's own refusal is EACCES.
             Some(libc::EPERM) => KernelError::Privilege,
-            _ => KernelError::Refused { reason: chain(e) },
+            _ => KernelError::Refused {
+                reason: ending(chain(e)),
+            },
         }
     }
+}
+
+/// A verifier's log runs to megabytes and says what is wrong in its last lines.
+fn ending(text: String) -> String {
+    const CHARS_MAX: usize = 2000;
+    let skip = text.chars().count().saturating_sub(CHARS_MAX);
+    if skip == 0 {
+        return text;
+    }
+    format!("… {}", text.chars().skip(skip).collect::<String>())
 }
 
 /// The errno at the bottom of an error, if it came from a system call.

@@ -1,4 +1,5 @@
-//! The bitmaps that spare the verdict a trie lookup: a set bit says that some prefix covers part of that range.
+//! The bitmaps that spare the verdict every list lookup: a clear bit says that no entry of any list touches that range.
+//! A bit left over from a removed entry costs a lookup and changes no verdict.
 
 use aya::maps::{Array, MapData};
 use gateway_common::abi::{HINT_V4_WORDS, HINT_V6_WORDS, hint_v4, hint_v6, maps};
@@ -30,7 +31,7 @@ impl Hints {
         }
     }
 
-    /// Sets the bits of one more prefix.
+    /// Sets the bits of one more entry.
     pub(super) fn add(&mut self, net: IpNet) -> Result<(), KernelError> {
         let (mut changed, words) = (Vec::new(), &mut self.words);
         mark(net, &mut |index, bits| {
@@ -45,7 +46,7 @@ impl Hints {
         Ok(())
     }
 
-    /// Makes the bitmap what `nets` say, after prefixes were removed.
+    /// Makes the bitmap what `nets` say, after entries were removed.
     pub(super) fn rebuild(&mut self, nets: impl Iterator<Item = IpNet>) -> Result<(), KernelError> {
         let mut wanted = vec![0u64; self.words.len()];
         for net in nets {

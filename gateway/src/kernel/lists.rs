@@ -77,11 +77,6 @@ impl Place {
             (IpNet::V6(_), _) => Place::PrefixV6,
         }
     }
-
-    /// Whether the entry is found through a hint bitmap.
-    fn is_hinted(self) -> bool {
-        !matches!(self, Place::BlockV4 | Place::BlockV6 | Place::Net64)
-    }
 }
 
 /// The cause of entries from the config.
@@ -94,9 +89,9 @@ pub(super) struct Lists {
     allow: BTreeSet<IpNet>,
     block: BTreeSet<IpNet>,
     bans: BTreeMap<IpNet, Ban>,
-    /// A hinted entry was removed, so bits may be left over.
-    stale_v4: bool,
-    stale_v6: bool,
+    /// Entries removed since the hints were built: bits may be left over.
+    stale_v4: usize,
+    stale_v6: usize,
 }
 
 impl Lists {
@@ -107,8 +102,8 @@ impl Lists {
             allow: BTreeSet::new(),
             block: BTreeSet::new(),
             bans: BTreeMap::new(),
-            stale_v4: false,
-            stale_v6: false,
+            stale_v4: 0,
+            stale_v6: 0,
         }
     }
 
@@ -247,9 +242,8 @@ impl Lists {
             self.counts[place as usize] += 1;
         }
         match net {
-            IpNet::V4(_) if place.is_hinted() => self.maps.hints_v4.add(net),
-            IpNet::V6(_) if place.is_hinted() => self.maps.hints_v6.add(net),
-            _ => Ok(()),
+            IpNet::V4(_) => self.maps.hints_v4.add(net),
+            IpNet::V6(_) => self.maps.hints_v6.add(net),
         }
     }
 
@@ -270,34 +264,34 @@ impl Lists {
             return Err(KernelError::map(NAMES[place as usize])(e));
         }
         self.counts[place as usize] = self.counts[place as usize].saturating_sub(1);
-        if place.is_hinted() {
-            match net {
-                IpNet::V4(_) => self.stale_v4 = true,
-                IpNet::V6(_) => self.stale_v6 = true,
-            }
+        match net {
+            IpNet::V4(_) => self.stale_v4 += 1,
+            IpNet::V6(_) => self.stale_v6 += 1,
         }
         Ok(())
     }
 
+    /// Builds the hints anew once enough bits may be left over to matter.
     fn rebuild_hints(&mut self) -> Result<(), KernelError> {
         let blocks = self.block.iter().chain(self.bans.keys());
-        let hinted = blocks
-            .filter(|net| Place::of_block(**net).is_hinted())
-            .chain(&self.allow)
-            .copied();
-        if self.stale_v4 {
-            let nets = hinted.clone().filter(|net| matches!(net, IpNet::V4(_)));
+        let entries = blocks.chain(&self.allow).copied();
+        let bearable = STALE_MIN.max(self.counts.iter().sum::<usize>() / 8);
+        if self.stale_v4 > bearable {
+            let nets = entries.clone().filter(|net| matches!(net, IpNet::V4(_)));
             self.maps.hints_v4.rebuild(nets)?;
-            self.stale_v4 = false;
+            self.stale_v4 = 0;
         }
-        if self.stale_v6 {
-            let nets = hinted.filter(|net| matches!(net, IpNet::V6(_)));
+        if self.stale_v6 > bearable {
+            let nets = entries.filter(|net| matches!(net, IpNet::V6(_)));
             self.maps.hints_v6.rebuild(nets)?;
-            self.stale_v6 = false;
+            self.stale_v6 = 0;
         }
         Ok(())
     }
 }
+
+/// Removals that are not worth a walk over the bitmap.
+const STALE_MIN: usize = 64;
 
 /// What is in `from` and not in `known`.
 fn missing(from: &BTreeSet<IpNet>, known: &BTreeSet<IpNet>) -> Vec<IpNet> {

@@ -53,18 +53,18 @@ impl Bench {
         Ok(Bench { filter, state })
     }
 
-    /// Like [`Filter::test_run`] on an untagged IPv4 frame, each time from one of `source_mask + 1` addresses
-    /// from `first` on, drawn at random. The draw is part of the time. A mask of 0 keeps the frame's source.
+    /// Like [`Filter::test_run`] on an untagged IPv4 frame, each time from one of `source_count` addresses
+    /// from `first` on, drawn at random. The draw is part of the time. A count of 0 keeps the frame's source.
     pub fn rotate(
         &mut self,
         frame: &[u8],
         repeat: u32,
         first: std::net::Ipv4Addr,
-        source_mask: u32,
+        source_count: u32,
     ) -> Result<(Action, u64), KernelError> {
         let state = BenchState {
             state: 1,
-            source_mask,
+            source_count,
             first: first.into(),
         };
         self.state

@@ -150,17 +150,11 @@ impl Conn {
         self.stream
             .deadline
             .arm(idle.saturating_sub(BUFFER_KEPT), End::Read);
-        loop {
-            if super::op::readable(&self.stream.socket).await.is_err()
-                || self.stream.deadline.fired()
-            {
-                return false;
-            }
-            match self.read().await {
-                Ok(n) => return n > 0,
-                Err(_) => return false,
-            }
+        let readable = super::op::readable(&self.stream.socket).await;
+        if readable.is_err() || self.stream.deadline.fired() {
+            return false;
         }
+        matches!(self.read().await, Ok(n) if n > 0)
     }
 
     /// Appends what arrives to the carry; takes a buffer for it when there is none.

@@ -246,10 +246,10 @@ impl Core {
     fn tick(&self, ticks: u64) {
         let now_ns = clock::mono_coarse_ns();
         self.deadlines.tick(now_ns);
-        if ticks % 2 == 0 {
+        if ticks.is_multiple_of(2) {
             self.recorder.borrow_mut().tick();
         }
-        if ticks % 20 == 0 {
+        if ticks.is_multiple_of(20) {
             self.pools.sweep(now_ns);
         }
     }

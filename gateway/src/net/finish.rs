@@ -82,11 +82,11 @@ impl Conn {
         let now = Now::read();
         self.ex.timings.total_us = now.mono_ns.saturating_sub(self.ex.started.mono_ns) / 1000;
         self.core.record(&self.ex);
-        if let Decision::Refused { kind, .. } = &self.ex.decision {
-            if let Some(strike) = kind.strike() {
-                self.core
-                    .strike(&self.ex, strike, snapshot, self.listener, now);
-            }
+        if let Decision::Refused { kind, .. } = &self.ex.decision
+            && let Some(strike) = kind.strike()
+        {
+            self.core
+                .strike(&self.ex, strike, snapshot, self.listener, now);
         }
     }
 }

@@ -24,10 +24,12 @@ impl Conn {
             .since_start_us()
             .saturating_sub(self.ex.timings.head_us);
         let timeouts = snapshot.listeners[self.listener].timeouts;
-        if ready.head.expect_continue && self.carry.is_empty() && !ready.body.is_done() {
-            if self.send_continue(timeouts.send).await.is_err() {
-                return Next::Close;
-            }
+        if ready.head.expect_continue
+            && self.carry.is_empty()
+            && !ready.body.is_done()
+            && self.send_continue(timeouts.send).await.is_err()
+        {
+            return Next::Close;
         }
         // A body that has arrived already goes out with its head, in one write.
         let rechunk = matches!(ready.body, Decoder::Chunked(_));

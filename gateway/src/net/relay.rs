@@ -91,9 +91,12 @@ impl Relay<'_> {
                     return Err(self.source_gone());
                 }
                 *body = Decoder::Done;
-            } else if self.pace.rate_min > 0 {
-                let earned = Duration::from_nanos(n as u64 * 1_000_000_000 / self.pace.rate_min);
-                self.from.deadline.extend(earned, self.pace.wait);
+            } else if let Some(earned_ns) =
+                (n as u64 * 1_000_000_000).checked_div(self.pace.rate_min)
+            {
+                self.from
+                    .deadline
+                    .extend(Duration::from_nanos(earned_ns), self.pace.wait);
             }
         }
     }

@@ -88,12 +88,15 @@ pub fn pair(rng: &mut Rng) -> (SimEnd, SimEnd) {
     (end(&there, &back), end(&back, &there))
 }
 
+/// What a connect gets: a connection, or `None` for a refusal.
+pub type Connect = Box<dyn FnMut() -> Option<SimEnd>>;
+
 thread_local! {
-    /// What the next connects get: a connection, or a refusal. `None`: no simulation on this thread.
-    static UPSTREAMS: RefCell<Option<Box<dyn FnMut() -> Option<SimEnd>>>> = const { RefCell::new(None) };
+    /// What the next connects get. `None`: no simulation on this thread.
+    static UPSTREAMS: RefCell<Option<Connect>> = const { RefCell::new(None) };
 }
 
-pub fn set_upstreams(connect: Option<Box<dyn FnMut() -> Option<SimEnd>>>) {
+pub fn set_upstreams(connect: Option<Connect>) {
     UPSTREAMS.with(|u| *u.borrow_mut() = connect);
 }
 

@@ -65,6 +65,9 @@ impl Faults {
     }
 }
 
+/// Index and body of each request that reached an upstream, in order.
+type Seen = Rc<RefCell<Vec<(usize, Vec<u8>)>>>;
+
 struct Plan {
     scripts: Vec<Script>,
     faults: Faults,
@@ -161,25 +164,24 @@ async fn read_request(end: &SimEnd, carry: &mut Carry) -> Option<(usize, Vec<u8>
     let (index, mut decoder) = loop {
         let mut scratch = HeadScratch::new();
         let mut space = HeaderSpace::default();
-        if !carry.is_empty() {
-            if let Parsed::Complete { head, head_len, .. } = parse(
+        if !carry.is_empty()
+            && let Parsed::Complete { head, head_len, .. } = parse(
                 carry.unread(),
                 &HeadLimits::default(),
                 &mut scratch,
                 &mut space,
             )
             .expect("the gateway sends strict heads")
-            {
-                assert_eq!(head.header("x-forwarded-for"), Some(&b"192.0.2.1"[..]));
-                let decoder = match head.framing {
-                    Framing::Empty => Decoder::Done,
-                    Framing::Length(n) => Decoder::Length(n),
-                    Framing::Chunked => Decoder::Chunked(ChunkedDecoder::new()),
-                };
-                let index = head.path[1..].parse().expect("the index");
-                carry.consume(head_len);
-                break (index, decoder);
-            }
+        {
+            assert_eq!(head.header("x-forwarded-for"), Some(&b"192.0.2.1"[..]));
+            let decoder = match head.framing {
+                Framing::Empty => Decoder::Done,
+                Framing::Length(n) => Decoder::Length(n),
+                Framing::Chunked => Decoder::Chunked(ChunkedDecoder::new()),
+            };
+            let index = head.path[1..].parse().expect("the index");
+            carry.consume(head_len);
+            break (index, decoder);
         }
         if !more(end, carry).await {
             return None;
@@ -208,13 +210,7 @@ async fn more(end: &SimEnd, carry: &mut Carry) -> bool {
 }
 
 /// Serves one upstream connection as the plan says. Returns nothing: what it saw goes to `seen`.
-async fn upstream(
-    end: SimEnd,
-    connection: usize,
-    plan: Rc<Plan>,
-    mut rng: Rng,
-    seen: Rc<RefCell<Vec<(usize, Vec<u8>)>>>,
-) {
+async fn upstream(end: SimEnd, connection: usize, plan: Rc<Plan>, mut rng: Rng, seen: Seen) {
     let mut carry = Carry::default();
     let mut served = 0;
     while let Some((index, body)) = read_request(&end, &mut carry).await {
@@ -224,13 +220,14 @@ async fn upstream(
         }
         let script = &plan.scripts[index];
         let mut answer = answer_bytes(script, &mut rng);
-        if let Some((at, bytes)) = plan.faults.upstream_resets {
-            if at == connection && answer.len() > bytes {
-                answer.truncate(bytes);
-                let _ = end.send(&answer).await;
-                end.reset();
-                return;
-            }
+        if let Some((at, bytes)) = plan.faults.upstream_resets
+            && at == connection
+            && answer.len() > bytes
+        {
+            answer.truncate(bytes);
+            let _ = end.send(&answer).await;
+            end.reset();
+            return;
         }
         if end.send(&answer).await.is_err() || script.answer_framing == AnswerFraming::UntilClose {
             return;

@@ -47,7 +47,7 @@ pub struct RawApiKey {
 pub struct RawKey {
     /// The public part of the key; stands in logs.
     pub id: String,
-    /// SHA-256 of the whole key, 64 hex digits.
+    /// `sha256:` and the SHA-256 of the whole key in 64 hex digits, as `gateway key new` prints it.
     pub hash: String,
     /// Whose key it is: the identity's subject.
     pub owner: String,
@@ -161,7 +161,7 @@ impl RawKey {
         if hash.is_none() {
             c.at("hash", |c| {
                 c.error(
-                    "a hash is 64 hex digits (SHA-256)",
+                    "a hash is \"sha256:\" and 64 hex digits",
                     "put the hash here, not the key: `gateway key new` prints both",
                 )
             });
@@ -282,7 +282,9 @@ fn single_parameter<'q>(query: Option<&'q str>, name: &str) -> Result<Option<&'q
     }
 }
 
-fn parse_hash(hex: &str) -> Option<[u8; 32]> {
+/// `sha256:` and 64 hex digits; the algorithm stands in the value so that another can be added.
+fn parse_hash(text: &str) -> Option<[u8; 32]> {
+    let hex = text.strip_prefix("sha256:")?;
     if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
@@ -371,7 +373,7 @@ pub fn mint(owner: &str) -> Result<Minted, aws_lc_rs::error::Unspecified> {
 
 /// What the config stores of a key.
 pub fn hash_of(key: &str) -> String {
-    hex(digest(&SHA256, key.as_bytes()).as_ref())
+    format!("sha256:{}", hex(digest(&SHA256, key.as_bytes()).as_ref()))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -383,166 +385,4 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::testing::{Case, error, files, policy, policy_with};
-    use super::*;
-    use crate::diagnose::Files;
-
-    #[test]
-    fn table() {
-        let key = mint("partner \"A\"").unwrap();
-        let other = mint("other").unwrap();
-        let forged = format!("gwk_{}_{}", key.id, &other.key[17..]);
-        let p = policy(&format!(
-            "type = \"api_key\"\nname = \"k\"\nkeys = [{}]",
-            key.inline_toml()
-        ));
-        use RejectionKind::*;
-        for (sent, expected) in [
-            (vec![], Some(CredentialsMissing)),
-            (vec![""], Some(CredentialsMissing)),
-            (vec![&*key.key], None),
-            (vec![&*other.key], Some(CredentialsInvalid)),
-            (vec![&*forged], Some(CredentialsInvalid)),
-            (vec!["gwk_"], Some(CredentialsInvalid)),
-            (vec!["gwk_noend"], Some(CredentialsInvalid)),
-            (vec!["not a key"], Some(CredentialsInvalid)),
-            (
-                vec![&key.key[..key.key.len() - 1]],
-                Some(CredentialsInvalid),
-            ),
-            (vec![&*key.key, &*key.key], Some(CredentialsInvalid)),
-            (vec![&*"x".repeat(300)], Some(CredentialsInvalid)),
-        ] {
-            let mut case = Case::get();
-            for value in &sent {
-                case = case.header("x-api-KEY", value);
-            }
-            match (case.check(&*p.policy), expected) {
-                (Ok(()), None) => {
-                    let who = case.identity.unwrap();
-                    assert_eq!(who.subject, "partner \"A\"");
-                    assert_eq!(who.credential_id.as_deref(), Some(&*key.id));
-                    assert_eq!(&*case.strip[0], "x-api-key");
-                }
-                (Err(r), Some(kind)) => {
-                    assert_eq!(r.kind, kind, "{sent:?}");
-                    assert_eq!(
-                        r.fields,
-                        [("WWW-Authenticate", "ApiKey realm=\"k\"".into())]
-                    );
-                    assert!(case.identity.is_none() && case.strip.is_empty());
-                    assert!(!format!("{r:?}").contains(&key.key[17..]));
-                }
-                (found, _) => panic!("{sent:?}: {found:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn expiry_to_the_second() {
-        let key = mint("a").unwrap();
-        let entry = key
-            .inline_toml()
-            .replace(" }", ", expires = \"2027-01-15T08:00:00Z\" }");
-        let p = policy(&format!(
-            "type = \"api_key\"\nname = \"k\"\nkeys = [{entry}]"
-        ));
-        let mut case = Case::get().header("x-api-key", &key.key);
-        // 2027-01-15T08:00:00Z is 1_800_000_000, where the test clock stands.
-        assert_eq!(
-            case.check(&*p.policy).unwrap_err().kind,
-            RejectionKind::CredentialsExpired
-        );
-        case.now.wall_ns -= 1_000_000_000;
-        assert!(case.check(&*p.policy).is_ok());
-    }
-
-    #[test]
-    fn from_query_and_from_file() {
-        let key = mint("a").unwrap();
-        let files = files(&[("keys.toml", key.entry_toml.as_bytes())]);
-        let p = policy_with(
-            "type = \"api_key\"\nname = \"k\"\nquery = \"key\"\nfile = \"keys.toml\"",
-            &files,
-        );
-        for (query, passes) in [
-            (format!("a=b&key={}", key.key), true),
-            (format!("key={0}&key={0}", key.key), false),
-            (format!("Key={}", key.key), false),
-            ("key".into(), false),
-        ] {
-            assert_eq!(
-                Case::get().query(&query).check(&*p.policy).is_ok(),
-                passes,
-                "{query}"
-            );
-        }
-    }
-
-    #[test]
-    fn bad_entries_say_where() {
-        let hash = "0".repeat(64);
-        let files = files(&[("bad.toml", b"[[keys]]\nid = 1"), ("binary", b"\xff")]);
-        for (rest, says) in [
-            (
-                format!("keys = [{{ id = \"a_b\", hash = \"{hash}\", owner = \"o\" }}]"),
-                "keys[0].id",
-            ),
-            (
-                "keys = [{ id = \"a\", hash = \"12\", owner = \"o\" }]".into(),
-                "keys[0].hash",
-            ),
-            (
-                format!("keys = [{{ id = \"a\", hash = \"{hash}\", owner = \"\" }}]"),
-                "keys[0].owner",
-            ),
-            (
-                format!(
-                    "keys = [{{ id = \"a\", hash = \"{hash}\", owner = \"o\", expires = \"soon\" }}]"
-                ),
-                "keys[0].expires",
-            ),
-            (
-                format!(
-                    "keys = [{{ id = \"a\", hash = \"{hash}\", owner = \"o\", expires = \"2027-01-01T00:00:00\" }}]"
-                ),
-                "keys[0].expires",
-            ),
-            (
-                format!(
-                    "keys = [{0}, {0}]",
-                    format_args!("{{ id = \"a\", hash = \"{hash}\", owner = \"o\" }}")
-                ),
-                "keys[1].id: this id stands twice",
-            ),
-            (
-                "header = \"A\"\nquery = \"b\"".into(),
-                "both header and query",
-            ),
-            ("file = \"none.toml\"".into(), "file: cannot read"),
-            ("file = \"bad.toml\"".into(), "is no list of keys"),
-            ("file = \"binary\"".into(), "is no list of keys"),
-        ] {
-            let found = error(&format!("type = \"api_key\"\nname = \"k\"\n{rest}"), &files);
-            assert!(found.contains(says), "{rest}: {found}");
-        }
-        let _ = Files::default();
-    }
-
-    #[test]
-    fn dates() {
-        for (text, secs) in [
-            ("1970-01-01", Some(0)),
-            ("2000-02-29", Some(951_782_400)),
-            ("2027-01-15T08:00:00Z", Some(1_800_000_000)),
-            ("2027-01-15T10:00:00+02:00", Some(1_800_000_000)),
-            ("2027-01-15T08:00:00", None),
-            ("1969-12-31", None),
-            ("08:00:00", None),
-            ("", None),
-        ] {
-            assert_eq!(epoch_secs(text), secs, "{text}");
-        }
-    }
-}
+mod tests;

@@ -45,7 +45,7 @@ impl RawRateLimit {
     ) -> Option<RateLimit> {
         let key = match (self.key.as_str(), self.key.strip_prefix("header:")) {
             ("ip", _) => Key::Ip,
-            ("api_key", _) => Key::ApiKey,
+            ("api_key", _) => Key::Credential,
             ("subject", _) => Key::Subject,
             ("route", _) => Key::Route,
             ("global", _) => Key::Global,
@@ -91,7 +91,7 @@ fn policy_field(rule: &str, window: &Window) -> String {
 
 enum Key {
     Ip,
-    ApiKey,
+    Credential,
     Subject,
     /// Lower case.
     Header(String),
@@ -137,6 +137,10 @@ impl Policy for RateLimit {
         )
         .field("Retry-After", digits.format(decision.retry_after_s.max(1))))
     }
+
+    fn needs_identity(&self) -> bool {
+        matches!(self.key, Key::Credential | Key::Subject)
+    }
 }
 
 impl RateLimit {
@@ -145,7 +149,7 @@ impl RateLimit {
         let identity = cx.identity.as_deref();
         match &self.key {
             Key::Ip => None,
-            Key::ApiKey => identity
+            Key::Credential => identity
                 .filter(|who| who.method == "api-key")
                 .and_then(|who| who.credential_id.as_deref())
                 .map(str::as_bytes),

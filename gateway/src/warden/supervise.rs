@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 
 /// Beyond the drain timeout, for logs to be written and threads to end.
 const DRAIN_EXTRA: Duration = Duration::from_secs(5);
+/// A supervisor may signal the process and its group at once: only a later signal means impatience.
+const SECOND_SIGNAL_AFTER: Duration = Duration::from_secs(1);
 /// Bundles sent that the worker has not answered; more reloads are refused until it has.
 const UNANSWERED_MAX: usize = 4;
 
@@ -47,8 +49,11 @@ struct Warden {
     backoff: Backoff,
     worker: Option<Worker>,
     restart_at: Option<Instant>,
+    /// Some worker has served; until then a death is a failed start, which trying again does not mend.
+    served: bool,
     /// Set when told to stop: when patience ends.
     stop_at: Option<Instant>,
+    stop_since: Option<Instant>,
     exit: Option<u8>,
 }
 
@@ -113,7 +118,9 @@ impl Warden {
             backoff: Backoff::default(),
             worker: None,
             restart_at: None,
+            served: false,
             stop_at: None,
+            stop_since: None,
             exit: None,
             good,
         })
@@ -213,6 +220,10 @@ impl Warden {
                 self.reload(0);
             }
             Some(Signal::SIGCHLD) => self.reap(),
+            Some(_)
+                if self
+                    .stop_since
+                    .is_some_and(|at| at.elapsed() < SECOND_SIGNAL_AFTER) => {}
             Some(signal) if self.stop_at.is_some() => {
                 tracing::warn!(%signal, "second signal: not waiting any longer");
                 self.kill_worker();
@@ -226,6 +237,7 @@ impl Warden {
     fn stop(&mut self, signal: Signal) {
         tracing::info!(%signal, "draining");
         self.notify.stopping();
+        self.stop_since = Some(Instant::now());
         self.stop_at =
             Some(Instant::now() + self.good.snapshot.server.drain_timeout.0 + DRAIN_EXTRA);
         // While a copy of a listening socket is open here, the kernel completes connections that nobody will serve.
@@ -306,6 +318,7 @@ impl Warden {
         match message {
             ToWarden::Ready => {
                 tracing::info!("ready");
+                self.served = true;
                 self.notify.ready();
             }
             ToWarden::Reload { ticket } => self.reload(ticket),
@@ -345,6 +358,11 @@ impl Warden {
         if self.stop_at.is_some() {
             tracing::info!(clean, "stopped");
             self.exit = self.exit.or(Some(u8::from(!clean)));
+            return;
+        }
+        if !self.served {
+            tracing::error!(?status, "the worker did not start");
+            self.exit = Some(1);
             return;
         }
         match self.backoff.died(lived) {

@@ -85,7 +85,7 @@ impl Claims {
 
 /// Seconds since the Unix epoch, possibly with a fraction (RFC 7519 section 2), rounded down.
 fn numeric_date(value: &Value) -> Option<u64> {
-    let float = |f: f64| (f >= 0.0 && f < 9e15).then_some(f as u64);
+    let float = |f: f64| (0.0..9e15).contains(&f).then_some(f as u64);
     value.as_u64().or_else(|| value.as_f64().and_then(float))
 }
 
