@@ -78,11 +78,34 @@ pub fn tree(root: u32) -> Vec<u32> {
 /// User and system time of the process and its descendants so far, all threads, to a clock tick
 /// (10 ms). A helper process counts too: work is work, wherever a proxy does it.
 pub fn used_by_tree(root: u32) -> Duration {
-    let ticks: u64 = tree(root)
-        .into_iter()
-        .filter_map(Stat::read)
-        .map(|stat| stat.ticks)
-        .sum();
+    let stats = tree(root).into_iter().filter_map(Stat::read);
+    time(stats.map(|stat| stat.ticks).sum())
+}
+
+/// What both cores have done so far for anybody, and what the hypervisor has kept from them.
+pub fn used_by_all(cores: Cores) -> Duration {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    time(busy_ticks(&text, cores.load) + busy_ticks(&text, cores.proxy))
+}
+
+/// proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal; guest time is in user time already.
+fn busy_ticks(text: &str, cpu: usize) -> u64 {
+    let name = format!("cpu{cpu}");
+    let line = text
+        .lines()
+        .map(str::split_ascii_whitespace)
+        .find_map(|mut fields| (fields.next() == Some(name.as_str())).then_some(fields));
+    let idle = [3, 4];
+    line.into_iter()
+        .flatten()
+        .take(8)
+        .enumerate()
+        .filter(|(i, _)| !idle.contains(i))
+        .filter_map(|(_, ticks)| ticks.parse::<u64>().ok())
+        .sum()
+}
+
+fn time(ticks: u64) -> Duration {
     let per_second = sysconf(SysconfVar::CLK_TCK)
         .ok()
         .flatten()
@@ -125,6 +148,20 @@ mod tests {
         let stat = Stat::parse(line).unwrap();
         assert_eq!((stat.parent, stat.ticks), (7, 123));
         assert!(Stat::parse("42 (x").is_none());
+    }
+
+    #[test]
+    fn busy_is_all_but_idle() {
+        let text =
+            "cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 1 2 4 1000 1000 8 16 32 1000 1000\ncpu1 0 0 0 5\n";
+        assert_eq!(
+            (
+                busy_ticks(text, 0),
+                busy_ticks(text, 1),
+                busy_ticks(text, 2)
+            ),
+            (63, 0, 0)
+        );
     }
 
     #[test]
