@@ -37,6 +37,11 @@ impl Now {
         }
     }
 
+    /// The value of a `Date` field (RFC 9110 section 5.6.7).
+    pub fn http_date(self) -> String {
+        httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(self.wall_secs()))
+    }
+
     /// Seconds since the Unix epoch.
     pub fn wall_secs(self) -> u64 {
         self.wall_ns / 1_000_000_000

@@ -81,12 +81,10 @@ kinds! {
         NotFound = 404, "no-route", "No such resource", Some(StrikeKind::NotFound);
         MethodNotAllowed = 405, "method-not-allowed", "The method is not allowed here", Some(StrikeKind::Policy);
         RequestTimeout = 408, "request-timeout", "The request took too long to arrive", Some(StrikeKind::Syntax);
-        LengthRequired = 411, "length-required", "A length is required", None;
         BodyTooLarge = 413, "body-too-large", "The body is too large", Some(StrikeKind::Policy);
         TargetTooLong = 414, "target-too-long", "The request target is too long", Some(StrikeKind::Syntax);
         UnsupportedMediaType = 415, "unsupported-media-type", "The content type is not accepted", Some(StrikeKind::Policy);
         ExpectationFailed = 417, "expectation-failed", "The expectation cannot be met", Some(StrikeKind::Syntax);
-        Misdirected = 421, "misdirected", "This connection is not for that host", None;
         ParameterInvalid = 400, "parameter-invalid", "A parameter or header breaks a rule", Some(StrikeKind::Policy);
         BodyInvalid = 400, "body-invalid", "The body does not match its schema", Some(StrikeKind::Policy);
         RateLimited = 429, "rate-limited", "Too many requests", Some(StrikeKind::Limit);

@@ -83,8 +83,9 @@ impl Client {
              content-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
-        stream.write_all(head.as_bytes())?;
-        stream.write_all(body)?;
+        // In one write: a handler that needs no body may answer and close before a second one.
+        let request = [head.as_bytes(), body].concat();
+        stream.write_all(&request)?;
         let mut answer = Vec::new();
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
         let (status, body) = parse(&answer).map_err(ClientError::Answer)?;

@@ -75,7 +75,11 @@ fn snapshot(text: &str, ids: &mut Ids, c: &mut Compiler<'_>) -> Option<Snapshot>
     let listeners = listeners(sections.many("listeners", c), c);
     let upstreams = upstreams::compile(sections.many("upstreams", c), ids, c);
     let names = sections.names("policies");
-    let policies = policies(sections.many("policies", c), names, c);
+    let policies = policies(
+        sections.many_with("policies", c, RawPolicy::parse),
+        names,
+        c,
+    );
     let raw_routes = sections.many("routes", c);
     let (table, routes) = routes(raw_routes, &upstreams, &policies, ids, c);
     let strikes = sections.one::<RawStrikes>("strikes", c);
@@ -440,13 +444,24 @@ fn policies(raw: Vec<Option<RawPolicy>>, names: HashSet<String>, c: &mut Compile
 }
 
 fn chain(names: &[String], policies: &Declared, c: &mut Compiler<'_>) -> Option<Chain> {
-    let is_broken = |name: &String| {
-        policies.names.contains(name) && !policies.compiled.contains_key(name.as_str())
+    let is_broken = |name: &&String| {
+        policies.names.contains(*name) && !policies.compiled.contains_key(name.as_str())
     };
-    if names.iter().any(is_broken) {
-        return None;
+    if !names.iter().any(|name| is_broken(&name)) {
+        return Chain::compile(names, &policies.compiled, c);
     }
-    Chain::compile(names, &policies.compiled, c)
+    let unknown = |name: &String| !policies.names.contains(name);
+    for (i, name) in names.iter().enumerate().filter(|(_, name)| unknown(name)) {
+        let hint = missing_hint(
+            name,
+            policies.names.iter().map(String::as_str),
+            "[[policies]]",
+        );
+        c.at(format!("[{i}]"), |c| {
+            c.error(format!("there is no policy \"{name}\""), hint)
+        });
+    }
+    None
 }
 
 fn missing_hint<'k>(name: &str, known: impl Iterator<Item = &'k str>, section: &str) -> String {

@@ -7,6 +7,8 @@ pub mod observe;
 pub mod raw;
 pub mod sections;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 mod upstreams;
 
 pub use compile::{Compiled, compile};

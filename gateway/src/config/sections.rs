@@ -2,13 +2,10 @@
 //! element is parsed by itself, and a field that does not parse is reported, taken out, and the
 //! rest is tried again.
 
-use crate::diagnose::{Compiler, did_you_mean};
+use crate::diagnose::{Compiler, did_you_mean, element, what_parses};
 use serde::de::DeserializeOwned;
 use std::collections::HashSet;
 use toml::{Table, Value};
-
-/// More errors than this in one element and the rest would be noise.
-const ERRORS_PER_ELEMENT_MAX: usize = 16;
 
 /// The document, with what has been consumed taken out.
 pub struct Sections {
@@ -34,7 +31,8 @@ impl Sections {
     pub fn one<T: DeserializeOwned + Default>(&mut self, name: &str, c: &mut Compiler<'_>) -> T {
         match self.table.remove(name) {
             None => T::default(),
-            Some(value) => c.at(name, |c| element(value, c)).unwrap_or_default(),
+            // What does parse goes on, so that one wrong type does not hide the other mistakes of the section.
+            Some(value) => c.at(name, |c| what_parses(value, c)).unwrap_or_default(),
         }
     }
 
@@ -49,6 +47,16 @@ impl Sections {
         &mut self,
         name: &str,
         c: &mut Compiler<'_>,
+    ) -> Vec<Option<T>> {
+        self.many_with(name, c, element)
+    }
+
+    /// An array of tables that know how to parse themselves.
+    pub fn many_with<T>(
+        &mut self,
+        name: &str,
+        c: &mut Compiler<'_>,
+        parse: impl Fn(Value, &mut Compiler<'_>) -> Option<T>,
     ) -> Vec<Option<T>> {
         let Some(value) = self.table.remove(name) else {
             return Vec::new();
@@ -66,7 +74,7 @@ impl Sections {
             items
                 .into_iter()
                 .enumerate()
-                .map(|(i, item)| c.at(format!("[{i}]"), |c| element(item, c)))
+                .map(|(i, item)| c.at(format!("[{i}]"), |c| parse(item, c)))
                 .collect()
         })
     }
@@ -90,91 +98,6 @@ impl Sections {
             };
             c.at(key.clone(), |c| c.error("unknown section", hint));
         }
-    }
-}
-
-/// One element, every error in it reported.
-pub fn element<T: DeserializeOwned>(mut value: Value, c: &mut Compiler<'_>) -> Option<T> {
-    let errors_before = c.errors.len();
-    for _ in 0..ERRORS_PER_ELEMENT_MAX {
-        match serde_path_to_error::deserialize::<_, T>(value.clone()) {
-            Ok(parsed) => return (c.errors.len() == errors_before).then_some(parsed),
-            Err(e) => {
-                let path = e.path().clone();
-                let message = e.inner().message().to_string();
-                let unknown = message
-                    .strip_prefix("unknown field `")
-                    .and_then(|rest| rest.split('`').next())
-                    .map(str::to_owned);
-                report(&path.to_string(), &message, unknown.as_deref(), c);
-                if !take_out(&mut value, &path, unknown.as_deref()) {
-                    return None;
-                }
-            }
-        }
-    }
-    None
-}
-
-fn report(path: &str, message: &str, unknown: Option<&str>, c: &mut Compiler<'_>) {
-    let (reason, hint) = match unknown {
-        Some(name) => {
-            let known: Vec<&str> = message.split('`').skip(3).step_by(2).collect();
-            let hint = match did_you_mean(name, known.iter().copied()) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None if known.is_empty() => String::new(),
-                None => format!("known keys: {}", known.join(", ")),
-            };
-            (format!("unknown key `{name}`"), hint)
-        }
-        None => (message.to_owned(), String::new()),
-    };
-    if path.is_empty() || path == "." {
-        c.error(reason, hint);
-    } else {
-        c.at(path.to_owned(), |c| c.error(reason, hint));
-    }
-}
-
-/// Removes the value at `path` (the unknown key itself where there is one), so that parsing can go on.
-fn take_out(value: &mut Value, path: &serde_path_to_error::Path, unknown: Option<&str>) -> bool {
-    use serde_path_to_error::Segment;
-    let mut steps: Vec<&Segment> = path
-        .iter()
-        .filter(|s| !matches!(s, Segment::Enum { .. } | Segment::Unknown))
-        .collect();
-    if let (Some(name), Some(Segment::Map { key })) = (unknown, steps.last())
-        && key == name
-    {
-        steps.pop();
-    }
-    let Some((last, parents)) = (if unknown.is_some() {
-        Some((None, &steps[..]))
-    } else {
-        steps.split_last().map(|(l, p)| (Some(*l), p))
-    }) else {
-        return false;
-    };
-    let mut at = value;
-    for step in parents {
-        let next = match step {
-            Segment::Map { key } => at.get_mut(key),
-            Segment::Seq { index } => at.get_mut(*index),
-            _ => None,
-        };
-        match next {
-            Some(next) => at = next,
-            None => return false,
-        }
-    }
-    match (last, unknown, at) {
-        (_, Some(name), Value::Table(table)) => table.remove(name).is_some(),
-        (Some(Segment::Map { key }), None, Value::Table(table)) => table.remove(key).is_some(),
-        (Some(Segment::Seq { index }), None, Value::Array(items)) if *index < items.len() => {
-            items.remove(*index);
-            true
-        }
-        _ => false,
     }
 }
 

@@ -50,26 +50,33 @@ pub fn problem(
     reply.encode(&[&rejection.fields, extra], &json, out);
 }
 
+/// What went wrong, of a kind in the table of outcomes.
+#[derive(Clone, Copy, Debug)]
+pub struct Problem {
+    pub status: u16,
+    pub slug: &'static str,
+    pub title: &'static str,
+}
+
 /// Appends the answer to a fault of the upstream or of ours.
 pub fn fault(
-    status: u16,
-    slug: &str,
-    title: &str,
+    problem: Problem,
     request_id: &dyn Display,
+    extra: &[(&'static str, String)],
     close: bool,
     head_request: bool,
     out: &mut Vec<u8>,
 ) {
     let mut json = String::with_capacity(200);
-    begin(slug, title, status, &mut json);
+    begin(problem.slug, problem.title, problem.status, &mut json);
     let _ = write!(json, ",\"request_id\":\"{}\"}}", Escaped(request_id));
     Reply {
-        status,
+        status: problem.status,
         request_id,
         close,
         head_request,
     }
-    .encode(&[], &json, out);
+    .encode(&[extra], &json, out);
 }
 
 struct Reply<'a> {

@@ -242,7 +242,12 @@ fn problems_are_json_whatever_they_hold() {
     assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())));
     assert!(head.contains("Retry-After: 3\r\nRateLimit: 1\r\nConnection: close"));
     let mut out = Vec::new();
-    reply::fault(503, "overloaded", "t", &1, false, true, &mut out);
+    let problem = reply::Problem {
+        status: 503,
+        slug: "overloaded",
+        title: "t",
+    };
+    reply::fault(problem, &1, &[], false, true, &mut out);
     assert!(out.ends_with(b"\r\n\r\n"));
 }
 

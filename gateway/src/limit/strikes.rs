@@ -34,7 +34,7 @@ pub struct RawStrikes {
 
 /// What each kind of misbehaviour adds to a source's sum; 0 ignores it.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+#[serde(deny_unknown_fields, default, rename_all = "snake_case")]
 pub struct RawWeights {
     /// Bytes that are not HTTP.
     pub syntax: u32,
@@ -379,7 +379,7 @@ mod tests {
         for toml in ["treshold = 1", "weights = { sytnax = 1 }", "mode = \"off\""] {
             assert!(toml::from_str::<RawStrikes>(toml).is_err(), "{toml}");
         }
-        let raw: RawStrikes = toml::from_str("weights = { not-found = 7 }").unwrap();
+        let raw: RawStrikes = toml::from_str("weights = { not_found = 7 }").unwrap();
         assert_eq!((raw.weights.not_found, raw.weights.syntax), (7, 5));
     }
 }

@@ -2,14 +2,14 @@
 
 use super::buffers::SMALL;
 use super::core::Core;
-use super::exchange::Next;
+use super::exchange::{Head, Next};
 use super::socket::{End, Socket};
-use super::stream::Stream;
+use super::stream::{HandshakeError, Stream};
 use crate::clock::{self, Now};
 use crate::config::Snapshot;
 use crate::http::HeadScratch;
 use crate::http::body::Carry;
-use crate::limit::bans::Ban;
+use crate::outcome::{Rejection, RejectionKind};
 use crate::pipeline::{Exchange, Notes};
 use crate::tls::Session;
 use std::net::SocketAddr;
@@ -34,6 +34,8 @@ pub struct Conn {
     pub ex: Exchange,
     pub notes: Notes,
     pub served: u64,
+    /// Requests after which the connection is closed.
+    pub requests_max: u64,
 }
 
 /// Serves a connection from accept to close.
@@ -47,13 +49,22 @@ pub async fn serve(core: Rc<Core>, socket: Socket, listener: usize, peer: Socket
         .bans
         .covers(crate::units::unmapped(peer.ip()), now_ns)
     {
-        refuse_banned(&core, &socket, &ban);
+        tracing::debug!(target: "bans", client = %peer.ip(), reason = ban.reason.slug(), "refused");
+        socket.reset_on_close();
+        core.metrics().refused();
         return;
     }
     socket.set_nodelay();
-    let Some(stream) = open_stream(&core, socket, &snapshot, listener).await else {
-        return;
-    };
+    // Boxed: the handshake's state is large, and of no use to the connection's later life.
+    let (stream, is_plain_on_tls) =
+        match Box::pin(open_stream(&core, socket, &snapshot, listener)).await {
+            Ok(stream) => (stream, false),
+            Err(HandshakeError {
+                plain: Some(stream),
+                ..
+            }) => (stream, true),
+            Err(_) => return,
+        };
     let mut ex = Exchange::new(snapshot.listeners[listener].name.clone(), peer);
     ex.tls = stream.session().and_then(|s| s.borrow().facts());
     drop(snapshot);
@@ -66,7 +77,12 @@ pub async fn serve(core: Rc<Core>, socket: Socket, listener: usize, peer: Socket
         ex,
         notes: Notes::default(),
         served: 0,
+        requests_max: u64::MAX,
     };
+    if is_plain_on_tls {
+        conn.refuse_plain_http().await;
+        return;
+    }
     loop {
         match conn.exchange().await {
             Next::Keep => conn.served += 1,
@@ -80,23 +96,18 @@ pub async fn serve(core: Rc<Core>, socket: Socket, listener: usize, peer: Socket
     conn.core.buffers.give(conn.carry.release());
 }
 
-fn refuse_banned(core: &Core, socket: &Socket, _ban: &Ban) {
-    socket.reset_on_close();
-    core.metrics().refused();
-}
-
 /// The handshake, where the listener speaks TLS.
 async fn open_stream(
     core: &Rc<Core>,
     socket: Rc<Socket>,
     snapshot: &Arc<Snapshot>,
     listener: usize,
-) -> Option<Stream> {
+) -> Result<Stream, HandshakeError> {
     let listener = &snapshot.listeners[listener];
     let Some(tls) = &listener.tls else {
-        return Some(Stream::plain(socket, &core.deadlines, core.buffers.clone()));
+        return Ok(Stream::plain(socket, &core.deadlines, core.buffers.clone()));
     };
-    let session = Session::accept(tls).ok()?;
+    let session = Session::accept(tls).map_err(|error| HandshakeError { error, plain: None })?;
     let timeout = listener.timeouts.handshake;
     let done = Stream::handshake(
         socket,
@@ -107,24 +118,41 @@ async fn open_stream(
     )
     .await;
     core.metrics().handshake(done.is_ok());
-    done.inspect_err(|e| tracing::debug!(target: "tls", error = %e, "handshake failed"))
-        .ok()
+    done.inspect_err(|e| tracing::debug!(target: "tls", error = %e.error, "handshake failed"))
 }
 
 impl Conn {
+    /// Says to a client that spoke plain HTTP to a TLS port what went wrong.
+    async fn refuse_plain_http(&mut self) {
+        self.begin();
+        let snapshot = self.core.snapshot();
+        let reason = "this port speaks TLS: use https";
+        let rejection = Rejection::new(RejectionKind::PlainHttpOnTls, super::rules::head(), reason);
+        let next = self.refuse(&Head::UNKNOWN, rejection.closing()).await;
+        self.finish(&snapshot);
+        if next == Next::Linger {
+            self.linger().await;
+        }
+    }
+
     /// Waits for the first byte of the next request. `false`: the connection is over.
     pub async fn await_request(&mut self, idle: Duration) -> bool {
-        if !self.carry.is_empty() {
-            return true;
+        loop {
+            // Some clients end a body with a line break too many (RFC 9112 section 2.2).
+            if self.served > 0 && self.carry.unread().starts_with(b"\r\n") {
+                self.carry.consume(2);
+            }
+            if !self.carry.is_empty() {
+                return true;
+            }
+            self.stream.deadline.set_idle(true);
+            let arrived = self.await_bytes(idle).await;
+            self.stream.deadline.set_idle(false);
+            self.stream.deadline.disarm();
+            if !arrived || !self.carry.unread().starts_with(b"\r\n") {
+                return arrived;
+            }
         }
-        if self.core.is_draining() && self.served > 0 {
-            return false;
-        }
-        self.stream.deadline.set_idle(true);
-        let arrived = self.await_bytes(idle).await;
-        self.stream.deadline.set_idle(false);
-        self.stream.deadline.disarm();
-        arrived
     }
 
     async fn await_bytes(&mut self, idle: Duration) -> bool {
@@ -179,6 +207,11 @@ impl Conn {
                 _ => break,
             }
         }
+    }
+
+    /// Whether another request may follow on this connection, as far as we are concerned.
+    pub fn may_keep(&self) -> bool {
+        !self.core.is_draining() && self.served + 1 < self.requests_max
     }
 
     /// Begins the record of the next exchange.

@@ -5,7 +5,7 @@ use super::op;
 use super::socket::{End, Socket};
 use super::stream::Stream;
 use crate::clock;
-use crate::outcome::UpstreamFaultKind;
+use crate::outcome::{FaultKind, UpstreamFaultKind};
 use crate::tls::Session;
 use crate::upstream::{Target, Upstream};
 use std::rc::Rc;
@@ -21,23 +21,24 @@ pub struct Dialled {
     pub reused: bool,
 }
 
-/// How far a pooled connection may be trusted.
+/// Whether a pooled connection may be taken. One that is taken was quiet and open a moment ago; it
+/// can still turn out to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {
-    /// The request can be sent again if the connection turns out to be dead.
-    Optimistic,
-    /// It cannot: the socket is asked first.
-    Checked,
-    /// A new connection only.
+    Allowed,
+    /// The request is sent a second time: a new connection only.
     Never,
 }
 
-pub async fn dial(
-    core: &Core,
-    upstream: &Upstream,
-    reuse: Reuse,
-) -> Result<Dialled, UpstreamFaultKind> {
-    let mut fault = UpstreamFaultKind::NoTarget;
+/// Whose doing it is that there is no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DialError {
+    Upstream(UpstreamFaultKind),
+    Ours(FaultKind),
+}
+
+pub async fn dial(core: &Core, upstream: &Upstream, reuse: Reuse) -> Result<Dialled, DialError> {
+    let mut fault = DialError::Upstream(UpstreamFaultKind::NoTarget);
     let now_ns = clock::mono_coarse_ns();
     for target in upstream
         .candidates(core.next_turn(), now_ns)
@@ -60,10 +61,13 @@ pub async fn dial(
                 });
             }
             // Nothing was sent, so the next target may be tried whatever the method.
-            Err(kind) => {
+            Err(error) => {
+                tracing::warn!(target: "upstream", upstream = %upstream.name, address = %target.label, ?error, "connect failed");
+                fault = error;
+                if matches!(error, DialError::Ours(_)) {
+                    break; // no target can help that
+                }
                 target.health.failed(clock::mono_coarse_ns());
-                tracing::warn!(target: "upstream", upstream = %upstream.name, address = %target.label, fault = kind.slug(), "connect failed");
-                fault = kind;
             }
         }
     }
@@ -75,32 +79,30 @@ fn pooled(core: &Core, target: &Target, reuse: Reuse, now_ns: u64) -> Option<Str
         return None;
     }
     while let Some(stream) = core.pools.take(target.id, now_ns) {
-        if reuse == Reuse::Optimistic || stream.socket.is_quiet() {
+        // Bytes that nobody asked for would be taken for the answer to this request.
+        if stream.socket.is_quiet() {
             return Some(stream);
         }
     }
     None
 }
 
-async fn connect(
-    core: &Core,
-    upstream: &Upstream,
-    target: &Target,
-) -> Result<Stream, UpstreamFaultKind> {
-    let socket =
-        Rc::new(Socket::for_peer(target.address).map_err(|_| UpstreamFaultKind::ConnectFailed)?);
+async fn connect(core: &Core, upstream: &Upstream, target: &Target) -> Result<Stream, DialError> {
+    let socket = Rc::new(Socket::for_peer(target.address).map_err(|e| no_socket(&e))?);
     let deadline = core.deadlines.watch(socket.clone());
     deadline.arm(upstream.connect_timeout, End::Both);
     let connected = op::connect(&socket, target.address).await;
     match connected {
-        _ if deadline.fired() => return Err(UpstreamFaultKind::ConnectTimeout),
-        Err(_) => return Err(UpstreamFaultKind::ConnectFailed),
+        _ if deadline.fired() => {
+            return Err(DialError::Upstream(UpstreamFaultKind::ConnectTimeout));
+        }
+        Err(_) => return Err(DialError::Upstream(UpstreamFaultKind::ConnectFailed)),
         Ok(()) => drop(deadline),
     }
     let Some(tls) = &target.tls else {
         return Ok(Stream::plain(socket, &core.deadlines, core.buffers.clone()));
     };
-    let session = Session::connect(tls).map_err(|_| UpstreamFaultKind::TlsFailed)?;
+    let session = Session::connect(tls).map_err(|_| DialError::Ours(FaultKind::Internal))?;
     let made = Stream::handshake(
         socket,
         &core.deadlines,
@@ -109,8 +111,22 @@ async fn connect(
         upstream.connect_timeout,
     )
     .await;
-    made.map_err(|e| {
+    made.map_err(|failed| {
+        let e = failed.error;
         tracing::warn!(target: "upstream", address = %target.label, error = %e, "TLS handshake with the upstream failed");
-        if e.kind() == std::io::ErrorKind::InvalidData { UpstreamFaultKind::TlsFailed } else { UpstreamFaultKind::ConnectFailed }
+        DialError::Upstream(match e.kind() {
+            std::io::ErrorKind::InvalidData => UpstreamFaultKind::TlsFailed,
+            _ => UpstreamFaultKind::ConnectFailed,
+        })
     })
+}
+
+/// Without descriptors or memory for a socket it is this process that is at its limit.
+fn no_socket(error: &std::io::Error) -> DialError {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+            DialError::Ours(FaultKind::Overloaded)
+        }
+        _ => DialError::Upstream(UpstreamFaultKind::ConnectFailed),
+    }
 }

@@ -2,10 +2,12 @@
 //! strike where it shows misbehaviour.
 
 use super::conn::Conn;
+use super::dial::DialError;
 use super::exchange::{Head, Next};
 use crate::clock::Now;
 use crate::config::Snapshot;
-use crate::http::{Framing, reply};
+use crate::http::Framing;
+use crate::http::reply::{self, Problem};
 use crate::outcome::{Decision, Rejection, UpstreamFaultKind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +21,12 @@ impl Conn {
     pub async fn refuse(&mut self, head: &Head, rejection: Rejection) -> Next {
         // A body that has been neither read nor refused would be taken for the next request.
         let body_pending = head.framing != Framing::Empty && !self.skip_body(head);
-        let close = rejection.close || body_pending || !head.keep_alive || self.core.is_draining();
+        let close = rejection.close || body_pending || !head.keep_alive || !self.may_keep();
         self.ex.status = rejection.kind.status();
+        self.ex.timings.policy_us = self
+            .since_start_us()
+            .saturating_sub(self.ex.timings.head_us);
+        self.date();
         let mut out = self.core.buffers.small();
         reply::problem(
             &rejection,
@@ -38,20 +44,37 @@ impl Conn {
     }
 
     pub async fn upstream_fault(&mut self, head: &Head, kind: UpstreamFaultKind) -> Next {
-        let close = !head.keep_alive || head.framing != Framing::Empty || self.core.is_draining();
-        self.ex.status = kind.status();
         self.ex.decision = Decision::UpstreamFault(kind);
+        self.answer_fault(head, problem(kind.status(), kind.slug(), kind.title()))
+            .await
+    }
+
+    pub async fn dial_failed(&mut self, head: &Head, error: DialError) -> Next {
+        match error {
+            DialError::Upstream(kind) => self.upstream_fault(head, kind).await,
+            DialError::Ours(kind) => {
+                self.ex.decision = Decision::Fault(kind);
+                self.answer_fault(head, problem(kind.status(), kind.slug(), kind.title()))
+                    .await
+            }
+        }
+    }
+
+    async fn answer_fault(&mut self, head: &Head, problem: Problem) -> Next {
+        let close = !head.keep_alive || head.framing != Framing::Empty || !self.may_keep();
+        self.ex.status = problem.status;
+        self.date();
         let mut out = self.core.buffers.small();
-        reply::fault(
-            kind.status(),
-            kind.slug(),
-            kind.title(),
-            &self.ex.id,
-            close,
-            head.is_head,
-            &mut out,
-        );
+        let fields = &self.notes.response_fields;
+        reply::fault(problem, &self.ex.id, fields, close, head.is_head, &mut out);
         self.send_reply(out, close).await
+    }
+
+    /// What we answer ourselves carries our date (RFC 9110 section 6.6.1).
+    fn date(&mut self) {
+        self.notes
+            .response_fields
+            .push(("Date", self.ex.started.http_date()));
     }
 
     async fn send_reply(&mut self, mut out: Vec<u8>, close: bool) -> Next {
@@ -88,5 +111,13 @@ impl Conn {
             self.core
                 .strike(&self.ex, strike, snapshot, self.listener, now);
         }
+    }
+}
+
+fn problem(status: u16, slug: &'static str, title: &'static str) -> Problem {
+    Problem {
+        status,
+        slug,
+        title,
     }
 }

@@ -26,6 +26,14 @@ struct Tls {
     writing: Cell<bool>,
     /// Plaintext that came with the last handshake message.
     early: RefCell<Vec<u8>>,
+    first_byte: Cell<Option<u8>>,
+}
+
+/// Why there is no TLS session.
+pub struct HandshakeError {
+    pub error: io::Error,
+    /// The connection, where its peer spoke plain HTTP and can be told so.
+    pub plain: Option<Stream>,
 }
 
 impl Stream {
@@ -50,28 +58,58 @@ impl Stream {
         buffers: Rc<Buffers>,
         session: Session,
         timeout: Duration,
-    ) -> io::Result<Stream> {
+    ) -> Result<Stream, HandshakeError> {
         let tls = Tls {
             session: RefCell::new(session),
             writing: Cell::new(false),
             early: RefCell::default(),
+            first_byte: Cell::new(None),
         };
         let stream = Stream {
             tls: Some(Box::new(tls)),
             ..Stream::plain(socket, deadlines, buffers)
         };
         stream.deadline.arm(timeout, End::Both);
-        match stream.drive_handshake().await {
+        match Box::pin(stream.drive_handshake()).await {
             Ok(()) => {
                 stream.deadline.disarm();
                 Ok(stream)
             }
-            Err(e) => {
+            Err(error) if stream.spoke_http() => {
+                let Stream {
+                    socket,
+                    deadline,
+                    write_deadline,
+                    buffers,
+                    ..
+                } = stream;
+                let plain = Stream {
+                    socket,
+                    deadline,
+                    write_deadline,
+                    buffers,
+                    tls: None,
+                };
+                Err(HandshakeError {
+                    error,
+                    plain: Some(plain),
+                })
+            }
+            Err(error) => {
                 // The alert that says why; the peer may not be there to read it.
                 let _ = stream.flush_cipher().await;
-                Err(e)
+                Err(HandshakeError { error, plain: None })
             }
         }
+    }
+
+    /// Whether the first byte was a letter: TLS records start with their type, 20 to 24.
+    fn spoke_http(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| {
+            tls.first_byte
+                .get()
+                .is_some_and(|b| b.is_ascii_alphabetic())
+        })
     }
 
     async fn drive_handshake(&self) -> io::Result<()> {
@@ -167,9 +205,13 @@ impl Stream {
         let (result, mut cipher) = op::recv(&self.socket, self.buffers.small()).await;
         let taken = match result {
             Err(e) => Err(e),
-            // The stream ended without close_notify: the layers above know from their framing whether that is early.
-            Ok(0) => Ok(Taken::Closed),
-            Ok(_) => tls.session.borrow_mut().feed(&cipher, plain),
+            // Without close_notify anybody on the way could have cut the stream (RFC 8446 section 6.1).
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {
+                tls.first_byte
+                    .set(tls.first_byte.get().or(cipher.first().copied()));
+                tls.session.borrow_mut().feed(&cipher, plain)
+            }
         };
         cipher.clear();
         self.buffers.give(cipher);

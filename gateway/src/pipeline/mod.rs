@@ -2,6 +2,8 @@
 
 pub mod exchange;
 pub mod request;
+#[cfg(test)]
+mod tests;
 
 pub use exchange::Exchange;
 pub use request::{AwaitingBody, Notes, Plan, Stage, Step};

@@ -3,10 +3,10 @@
 use super::{
     Mode, Named, Policy, access, any_of, api_key, ip, jwt, rate_limit, request_rules, schema,
 };
-use crate::diagnose::Compiler;
-use serde::Deserialize;
+use crate::diagnose::{Compiler, did_you_mean, element};
 use std::collections::HashMap;
 use std::sync::Arc;
+use toml::Value;
 
 /// Compiled policies by name.
 pub type Policies = HashMap<Arc<str>, Arc<Named>>;
@@ -15,13 +15,24 @@ pub type Policies = HashMap<Arc<str>, Arc<Named>>;
 /// be flattened, and serde cannot refuse unknown fields beside a flattened one.
 macro_rules! policy_types {
     ($($tag:literal => $variant:ident($raw:ty),)*) => {
-        #[derive(Clone, Debug, Deserialize)]
-        #[serde(tag = "type")]
-        pub enum RawPolicy { $(#[serde(rename = $tag)] $variant($raw),)* }
+        #[derive(Clone, Debug)]
+        pub enum RawPolicy { $($variant($raw),)* }
 
         impl RawPolicy {
             /// Every value `type` may take.
             pub const TYPES: &'static [&'static str] = &[$($tag,)*];
+
+            fn parse_as(tag: &str, value: Value, c: &mut Compiler<'_>) -> Option<RawPolicy> {
+                match tag {
+                    $($tag => element(value, c).map(RawPolicy::$variant),)*
+                    _ => {
+                        let hint = did_you_mean(tag, Self::TYPES.iter().copied())
+                            .map_or_else(|| format!("types: {}", Self::TYPES.join(", ")), |t| format!("did you mean `{t}`?"));
+                        c.at("type", |c| c.error(format!("there is no policy type `{tag}`"), hint));
+                        None
+                    }
+                }
+            }
 
             pub fn name(&self) -> &str { match self { $(RawPolicy::$variant(raw) => &raw.name,)* } }
             pub fn mode(&self) -> Mode { match self { $(RawPolicy::$variant(raw) => raw.mode,)* } }
@@ -43,6 +54,21 @@ policy_types! {
     "json_schema" => JsonSchema(schema::RawJsonSchema),
     "request" => Request(request_rules::RawRequest),
     "ip" => Ip(ip::RawIp),
+}
+
+impl RawPolicy {
+    /// One `[[policies]]` entry. The type decides which keys there are.
+    pub fn parse(mut value: Value, c: &mut Compiler<'_>) -> Option<RawPolicy> {
+        let tag = value.as_table_mut().and_then(|table| table.remove("type"));
+        match tag {
+            Some(Value::String(tag)) => RawPolicy::parse_as(&tag, value, c),
+            _ => {
+                let hint = format!("type is one of {}", Self::TYPES.join(", "));
+                c.at("type", |c| c.error("a policy needs a type", hint));
+                None
+            }
+        }
+    }
 }
 
 /// Compiles one policy. `others` are those it may name (`any_of`).
@@ -78,7 +104,7 @@ pub fn compile_all(raws: &[Option<RawPolicy>], c: &mut Compiler<'_>) -> Policies
             .enumerate()
             .filter_map(|(i, raw)| Some((i, raw.as_ref()?)));
         for (i, raw) in parsed {
-            if composite(raw) != second_pass {
+            if composite(raw) != second_pass || names_a_broken_one(raw, raws, &all) {
                 continue;
             }
             c.at(format!("[{i}]"), |c| {
@@ -97,6 +123,21 @@ pub fn compile_all(raws: &[Option<RawPolicy>], c: &mut Compiler<'_>) -> Policies
         }
     }
     all
+}
+
+/// Whether it needs a policy that is declared but does not compile: of that enough was said.
+fn names_a_broken_one(raw: &RawPolicy, raws: &[Option<RawPolicy>], all: &Policies) -> bool {
+    let RawPolicy::AnyOf(any) = raw else {
+        return false;
+    };
+    let declared = |name: &String| {
+        raws.iter()
+            .flatten()
+            .any(|r| r.name() == name && !matches!(r, RawPolicy::AnyOf(_)))
+    };
+    any.of
+        .iter()
+        .any(|name| declared(name) && !all.contains_key(name.as_str()))
 }
 
 fn is_slug(name: &str) -> bool {
@@ -119,12 +160,15 @@ mod tests {
                 "type = \"ip\"\nname = \"Bad Name\"\ndeny = []",
                 "name: a policy's name",
             ),
-            ("type = \"ipp\"\nname = \"a\"", "unknown variant `ipp`"),
-            ("name = \"a\"", "missing field `type`"),
+            (
+                "type = \"ipp\"\nname = \"a\"",
+                "there is no policy type `ipp`",
+            ),
+            ("name = \"a\"", "a policy needs a type"),
             ("type = \"ip\"", "missing field `name`"),
             (
                 "type = \"ip\"\nname = \"a\"\ndenny = []",
-                "unknown field `denny`",
+                "unknown key `denny`",
             ),
             (
                 "type = \"ip\"\nname = \"a\"\nmode = \"off\"",

@@ -118,25 +118,27 @@ impl Case {
 
 #[derive(serde::Deserialize)]
 struct File {
-    policies: Vec<Option<RawPolicy>>,
+    policies: Vec<toml::Value>,
+}
+
+/// The entries of `[[policies]]…`, parsed as the config does.
+pub(crate) fn raws(toml: &str, c: &mut Compiler<'_>) -> Vec<Option<RawPolicy>> {
+    let file: File = toml::from_str(toml).unwrap();
+    c.at("policies", |c| {
+        let parse = |(i, value)| c.at(format!("[{i}]"), |c| RawPolicy::parse(value, c));
+        file.policies.into_iter().enumerate().map(parse).collect()
+    })
 }
 
 /// The policies of a config such as `[[policies]]…`, or what is wrong with it.
 pub(crate) fn policies(toml: &str, files: &Files) -> Result<Vec<Arc<Named>>, Vec<Diagnostic>> {
-    let file: File = toml::from_str(toml).map_err(|e| {
-        vec![Diagnostic {
-            path: "toml".into(),
-            reason: e.to_string(),
-            hint: String::new(),
-        }]
-    })?;
     let mut c = Compiler::new(files);
-    let all = c.at("policies", |c| compile_all(&file.policies, c));
+    let raws = raws(toml, &mut c);
+    let all = c.at("policies", |c| compile_all(&raws, c));
     if !c.errors.is_empty() {
         return Err(c.errors);
     }
-    Ok(file
-        .policies
+    Ok(raws
         .iter()
         .flatten()
         .map(|raw| all[raw.name()].clone())
@@ -157,7 +159,7 @@ pub(crate) fn policy_with(body: &str, files: &Files) -> Arc<Named> {
 /// The first thing wrong with a policy: path and reason in one line.
 pub(crate) fn error(body: &str, files: &Files) -> String {
     let errors = policies(&format!("[[policies]]\n{body}"), files).expect_err(body);
-    format!("{}: {}", errors[0].path, errors[0].reason)
+    errors[0].to_string()
 }
 
 pub(crate) fn files(list: &[(&str, &[u8])]) -> Files {

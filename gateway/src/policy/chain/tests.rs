@@ -4,7 +4,7 @@ use super::*;
 use crate::diagnose::Files;
 use crate::policy::api_key::mint;
 use crate::policy::compile_all;
-use crate::policy::testing::{Case, policies};
+use crate::policy::testing::{Case, policies, raws};
 
 fn chain(toml: &str) -> Chain {
     Chain::new(policies(toml, &Files::default()).unwrap())
@@ -141,14 +141,10 @@ fn ip_key_role_limit() {
 #[test]
 fn names_and_order() {
     let toml = format!("{SCHEMA}{DENY}[[policies]]\ntype = \"access\"\nname = \"a\"\n");
-    #[derive(serde::Deserialize)]
-    struct File {
-        policies: Vec<Option<crate::policy::RawPolicy>>,
-    }
-    let file: File = toml::from_str(&toml).unwrap();
     let files = Files::default();
     let mut c = Compiler::new(&files);
-    let all = compile_all(&file.policies, &mut c);
+    let raws = raws(&toml, &mut c);
+    let all = compile_all(&raws, &mut c);
     let mut order = |names: &[&str]| {
         c.warnings.clear();
         c.errors.clear();

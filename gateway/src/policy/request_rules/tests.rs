@@ -110,7 +110,7 @@ fn bad_rules_say_where() {
         ("max_body = \"big\"", "a size such as"),
         (
             "query = [{ name = \"a\", typ = \"integer\" }]",
-            "unknown field `typ`",
+            "unknown key `typ`",
         ),
     ] {
         let found = error(

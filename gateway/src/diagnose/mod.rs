@@ -1,6 +1,10 @@
 //! Config errors as data: every one found is reported, each with its path, the reason and a hint.
 //! Also where config files come from, so that compiling a config touches the disk only through [`FileSource`].
 
+mod element;
+
+pub use element::{element, what_parses};
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io;

@@ -1,0 +1,147 @@
+//! The data plane has no rights: read from /proc, thread by thread. And the warden replaces a worker that dies.
+
+use gateway_tests::client::get;
+use gateway_tests::gateway::{Gateway, before};
+use gateway_tests::skip::skip_without_root;
+use gateway_tests::upstream::Upstream;
+use gateway_tests::wait::until;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+fn status_field(status: &str, name: &str) -> String {
+    let line = status
+        .lines()
+        .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name}"))
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[test]
+fn no_thread_of_the_worker_has_any_right() {
+    if skip_without_root("root, to have rights that can be dropped") {
+        return;
+    }
+    let upstream = Upstream::ok("x");
+    let gateway = before(upstream.address);
+    assert_eq!(gateway.http().ask(get("/")).status, 200);
+    let worker = gateway.worker_pid();
+    assert_ne!(worker, gateway.warden_pid());
+    let threads: Vec<_> = fs::read_dir(format!("/proc/{worker}/task"))
+        .expect("threads")
+        .flatten()
+        .collect();
+    assert!(
+        threads.len() >= 3,
+        "two cores and the control thread, at least"
+    );
+    for thread in threads {
+        let status = fs::read_to_string(thread.path().join("status")).expect("its status");
+        let name = status_field(&status, "Name");
+        for (field, wanted) in [
+            ("Uid", "65534 65534 65534 65534"),
+            ("Gid", "65534 65534 65534 65534"),
+            ("Groups", ""),
+            ("CapInh", "0000000000000000"),
+            ("CapPrm", "0000000000000000"),
+            ("CapEff", "0000000000000000"),
+            ("CapBnd", "0000000000000000"),
+            ("CapAmb", "0000000000000000"),
+            ("NoNewPrivs", "1"),
+        ] {
+            assert_eq!(
+                status_field(&status, field),
+                wanted,
+                "{field} of thread {name}"
+            );
+        }
+    }
+    assert_eq!(gateway.status()["uid"], 65534);
+}
+
+#[test]
+fn logs_keys_and_the_admin_socket_are_private() {
+    if skip_without_root("root, to give files to another user") {
+        return;
+    }
+    let upstream = Upstream::ok("x");
+    let gateway = before(upstream.address);
+    assert_eq!(gateway.http().ask(get("/")).status, 200);
+    until("a record", || (!gateway.records().is_empty()).then_some(()));
+    for (name, mode, owner) in [
+        ("log/access.jsonl", 0o600, 65534),
+        ("log/audit.jsonl", 0o600, 65534),
+        ("log/audit.jsonl.head", 0o600, 65534),
+        ("key/audit.key", 0o600, 0),
+        ("admin.sock", 0o600, 0),
+    ] {
+        let meta = fs::metadata(gateway.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(meta.permissions().mode() & 0o777, mode, "mode of {name}");
+        assert_eq!(meta.uid(), owner, "owner of {name}");
+    }
+    // What the worker was not given it does not hold open: no key file, no config.
+    let worker = gateway.worker_pid();
+    let open = fs::read_dir(format!("/proc/{worker}/fd"))
+        .expect("descriptors")
+        .flatten();
+    let targets: Vec<_> = open
+        .filter_map(|fd| fs::read_link(fd.path()).ok())
+        .collect();
+    for secret in ["audit.key", "server.key", "gateway.toml"] {
+        let held = targets
+            .iter()
+            .any(|t| t.file_name().is_some_and(|n| n == secret));
+        assert!(!held, "the worker holds {secret} open");
+    }
+}
+
+#[test]
+fn a_killed_worker_is_replaced_and_serves() {
+    let upstream = Upstream::ok("x");
+    let gateway = before(upstream.address);
+    let mut client = gateway.http();
+    assert_eq!(client.ask(get("/before")).status, 200);
+    let first = gateway.worker_pid();
+    kill(Pid::from_raw(first as i32), Signal::SIGKILL).expect("kill the worker");
+    assert!(client.is_closed());
+    until("another worker", || {
+        let output = gateway.cli(&["status", "--json"]);
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        (status["pid"].as_u64()? != u64::from(first)).then_some(())
+    });
+    let response = gateway.http().ask(get("/after"));
+    assert_eq!(response.status, 200);
+    gateway.record(response.field("x-request-id").expect("an id"));
+    assert_eq!(gateway.curl().get("/after-tls", &[]).status, 200);
+    let log = gateway.path("log/audit.jsonl");
+    assert_intact(&gateway, &log);
+}
+
+fn assert_intact(gateway: &Gateway, log: &Path) {
+    let output = gateway.cli(&["audit", "verify", &log.display().to_string()]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn the_worker_does_not_outlive_its_warden() {
+    let upstream = Upstream::ok("x");
+    let mut gateway = before(upstream.address);
+    let worker = gateway.worker_pid();
+    gateway.signal(Signal::SIGKILL);
+    gateway
+        .exit(std::time::Duration::from_secs(5))
+        .expect("the warden's end");
+    until("the worker's end", || {
+        let status = fs::read_to_string(format!("/proc/{worker}/status"));
+        let gone = status.is_err() || status.is_ok_and(|s| s.contains("State:\tZ"));
+        gone.then_some(())
+    });
+}
