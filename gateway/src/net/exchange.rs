@@ -431,7 +431,7 @@ fn encode(
     let inherited = trusted.then(|| forwarded_for(head)).flatten();
     let identity = ex.identity.as_deref();
     let (roles, scopes) = identity
-        .map(|i| (i.roles.join(","), i.scopes.join(" ")))
+        .map(|i| (list(&i.roles, ","), list(&i.scopes, " ")))
         .unwrap_or_default();
     let mut extra: Vec<(&str, &str)> = Vec::new();
     if let Some(identity) = identity {
@@ -472,4 +472,17 @@ fn forwarded_for<'h>(head: &RequestHead<'h>) -> Option<Cow<'h, [u8]>> {
         all.to_mut().extend_from_slice(field.value);
     }
     Some(all)
+}
+
+/// Names as a list in a field. One that could be read as two, or end the field, is left out.
+fn list(names: &[String], separator: &str) -> String {
+    let is_one = |name: &&String| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && b != b',')
+    };
+    names
+        .iter()
+        .filter(is_one)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(separator)
 }

@@ -153,7 +153,7 @@ fn the_client_is_whom_no_trusted_proxy_can_have_made_up() {
         ),
     ] {
         assert!(
-            w.run(peer, &get("/open/x", forwarded), b"").is_ok(),
+            w.run(peer, get("/open/x", forwarded), b"").is_ok(),
             "{peer} {forwarded}"
         );
         assert_eq!(w.ex.client.to_string(), client, "{peer} {forwarded}");
