@@ -62,15 +62,13 @@ fn ns(work: &str, subject: &str, value: f64) -> Row {
 
 /// A chain compiled from config text, as a route has it.
 fn chain(toml: &str, files: &Files) -> Result<Chain> {
-    let document: toml::Table = toml.parse()?;
-    let entries = document["policies"]
-        .as_array()
-        .context("no list of policies")?;
-    let raws: Vec<Option<RawPolicy>> = entries
-        .iter()
-        .map(|entry| Ok(Some(entry.clone().try_into()?)))
-        .collect::<Result<_>>()?;
+    let mut document: toml::Table = toml.parse()?;
+    let Some(toml::Value::Array(entries)) = document.remove("policies") else {
+        bail!("no list of policies");
+    };
     let mut compiler = Compiler::new(files);
+    let parse = |entry| RawPolicy::parse(entry, &mut compiler);
+    let raws: Vec<Option<RawPolicy>> = entries.into_iter().map(parse).collect();
     let all = compile_all(&raws, &mut compiler);
     ensure!(compiler.errors.is_empty(), "{:?}", compiler.errors);
     let in_order = raws.iter().flatten().map(|raw| all[raw.name()].clone());
