@@ -29,6 +29,13 @@ pub fn body(bytes: usize) -> Vec<u8> {
     (0..bytes).map(|i| b'a' + (i % 26) as u8).collect()
 }
 
+/// Listens, prints the address it got, and serves until the process ends.
+pub fn serve(address: &str) -> Result<()> {
+    let listener = TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
+    println!("{}", listener.local_addr()?);
+    Upstream::new(listener)?.run()
+}
+
 /// One fixed response.
 struct Answer {
     /// The head; of a small answer the body too.

@@ -21,10 +21,12 @@ use std::env;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+/// As the only argument: be the upstream.
+const UPSTREAM: &str = "upstream";
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
 /// Before each round: connections settle, pools fill, code and tables warm up.
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -133,6 +135,9 @@ impl Round {
 }
 
 fn main() -> Result<()> {
+    if env::args().nth(1).as_deref() == Some(UPSTREAM) {
+        return upstream::serve("127.0.0.1:0");
+    }
     let arguments = Arguments::parse()?;
     let (rounds, duration) = match arguments.quick {
         true => (3, Duration::from_secs(1)),
@@ -182,12 +187,11 @@ fn gateway_binary() -> PathBuf {
     env::var_os("GATEWAY_BIN").map_or_else(beside, PathBuf::from)
 }
 
+/// The same binary again: it is there, and never older than this one.
 fn start_upstream(core: usize) -> Result<(Process, SocketAddr)> {
-    let program = env::current_exe()?.with_file_name("bench-upstream");
-    if !program.exists() {
-        build_upstream()?;
-    }
-    let mut process = Process::start_piped("bench-upstream", Command::new(program), core)?;
+    let mut command = Command::new(env::current_exe()?);
+    command.arg(UPSTREAM);
+    let mut process = Process::start_piped("the upstream", command, core)?;
     let out = process.stdout().context("the upstream's output")?;
     let mut line = String::new();
     BufReader::new(out).read_line(&mut line)?;
@@ -196,20 +200,6 @@ fn start_upstream(core: usize) -> Result<(Process, SocketAddr)> {
         .parse()
         .with_context(|| format!("the upstream printed `{line}`"))?;
     Ok((process, address))
-}
-
-/// `cargo run --bin proxy` builds that one binary only.
-fn build_upstream() -> Result<()> {
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "-p", "gateway-benches", "--bin", "bench-upstream"]);
-    if !cfg!(debug_assertions) {
-        cargo.arg("--release");
-    }
-    cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")));
-    match cargo.status().context("run cargo")? {
-        status if status.success() => Ok(()),
-        status => bail!("building bench-upstream: {status}"),
-    }
 }
 
 struct Plan<'a> {
