@@ -218,6 +218,20 @@ mod tests {
         assert_eq!(out.capacity(), capacity);
     }
 
+    #[test]
+    #[ignore = "a measurement: run it with --ignored --nocapture"]
+    fn what_a_record_costs() {
+        let (mut out, mut stamp, ex) = (Vec::new(), Stamp::default(), full());
+        let rounds = 200_000u128;
+        let start = std::time::Instant::now();
+        for _ in 0..rounds {
+            out.clear();
+            write(&mut out, &mut stamp, std::hint::black_box(&ex));
+        }
+        let ns = start.elapsed().as_nanos() / rounds;
+        println!("{ns} ns per record of {} bytes", out.len());
+    }
+
     proptest! {
         #[test]
         fn no_peer_string_forges_a_line(
