@@ -5,8 +5,6 @@ use gateway_tests::config::Config;
 use gateway_tests::gateway::{Gateway, command};
 use gateway_tests::upstream::Upstream;
 use gateway_tests::wait::until;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -40,7 +38,12 @@ fn written() -> (Gateway, PathBuf) {
 }
 
 fn verify(log: &Path) -> (i32, String) {
-    let output = command(&["audit", "verify", &log.display().to_string()]);
+    verify_with(log, &[])
+}
+
+fn verify_with(log: &Path, more: &[&str]) -> (i32, String) {
+    let log = log.display().to_string();
+    let output = command(&[&["audit", "verify", &log], more].concat());
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     (output.status.code().unwrap_or(-1), text.into_owned())
 }
@@ -203,78 +206,107 @@ fn a_log_goes_on_after_a_restart_and_a_break_is_on_record() {
     assert!(said.contains("earlier log was found changed"), "{said}");
 }
 
-#[test]
-fn a_rotated_log_verifies_file_by_file_and_a_crash_costs_no_proof() {
-    let upstream = Upstream::ok("x");
-    let mut config = Config::forwarding_to(upstream.address);
-    config.audit_log = "max_size = \"64KiB\"\nkeep = 50".into();
-    config.sections = config.sections.replace("/*", "/only");
-    let mut gateway = Gateway::start(config);
-    let log = gateway.path("log/audit.jsonl");
-    let refuse = |gateway: &Gateway, times: usize| {
-        let mut client = gateway.http();
-        for _ in 0..times {
-            assert_eq!(client.ask(get("/nowhere")).status, 404);
+/// A log in three files: twice somebody moves the live one away, as log rotation does, and the gateway seals it.
+fn in_three_files() -> (Gateway, PathBuf, [PathBuf; 2]) {
+    let (mut gateway, log) = written();
+    gateway.run_again();
+    let [newer, oldest] = ["1", "2"].map(|n| log.with_file_name(format!("audit.jsonl.{n}")));
+    for _ in 0..2 {
+        if newer.exists() {
+            fs::rename(&newer, &oldest).expect("rename");
         }
-    };
-    // It rotates between batches, so one flood does not make two files.
-    until("two rotated logs", || {
-        refuse(&gateway, 300);
-        let second = log.with_file_name("audit.jsonl.2");
-        second.exists().then_some(())
-    });
-    let worker = gateway.worker_pid();
-    let client = std::thread::scope(|scope| {
-        let busy = scope.spawn(|| {
-            let mut client = gateway.http();
-            let asked = |c: &mut gateway_tests::client::Client| {
-                c.try_send(get("/nowhere")).is_ok() && c.try_response("GET").is_ok()
-            };
-            (0..100_000).take_while(|_| asked(&mut client)).count()
-        });
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        kill(Pid::from_raw(worker as i32), Signal::SIGKILL).expect("kill the worker");
-        busy.join().expect("the client")
-    });
-    assert!(client > 0);
-    until("another worker", || {
-        gateway
-            .cli(&["status", "--json"])
-            .status
-            .success()
-            .then_some(())
-    });
-    refuse(&gateway, 50);
-    assert_eq!(gateway.stop().code(), Some(0));
-    let mut files: Vec<PathBuf> = (1..=50)
-        .map(|n| log.with_file_name(format!("audit.jsonl.{n}")))
-        .filter(|p| p.exists())
-        .collect();
-    files.push(log.clone());
-    assert!(files.len() >= 3);
-    let key = log.with_file_name("audit.jsonl.pub").display().to_string();
-    for file in &files {
-        let output = command(&[
-            "audit",
-            "verify",
-            &file.display().to_string(),
-            "--public-key",
-            &key,
-        ]);
-        let said =
-            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{}: {said}", file.display());
+        fs::rename(&log, &newer).expect("rename");
+        gateway.http().ask(get("/nowhere"));
+        until("the next file", || log.exists().then_some(()));
     }
-    // A rotated file ends with a record that says so: it cannot be cut either.
-    let text = fs::read_to_string(&files[0]).expect("a rotated log");
-    let lines: Vec<&str> = text.lines().collect();
-    fs::write(&files[0], lines[..lines.len() - 1].join("\n") + "\n").expect("write");
-    let output = command(&[
-        "audit",
-        "verify",
-        &files[0].display().to_string(),
-        "--public-key",
-        &key,
-    ]);
-    assert_eq!(output.status.code(), Some(1), "a cut rotated log passed");
+    assert_eq!(gateway.stop().code(), Some(0));
+    (gateway, log, [newer, oldest])
+}
+
+#[test]
+fn a_file_that_is_gone_as_a_whole_is_found() {
+    let (gateway, log, [newer, oldest]) = in_three_files();
+    let head = log.with_file_name("audit.jsonl.head");
+    let (code, said) = verify(&log);
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        said.contains("in 3 files") && !said.contains("note"),
+        "{said}"
+    );
+
+    // One of the middle: each file left is whole, but they do not join.
+    let aside = log.with_file_name("aside");
+    fs::rename(&newer, &aside).expect("rename");
+    let (code, said) = verify(&log);
+    assert!(code == 1 && said.contains("were removed"), "{said}");
+    fs::rename(&aside, &newer).expect("rename");
+
+    // The oldest: `keep` does that too, so it is told, not held against the log.
+    fs::rename(&oldest, &aside).expect("rename");
+    let (code, said) = verify(&log);
+    assert!(code == 0 && said.contains("are not here"), "{said}");
+    fs::rename(&aside, &oldest).expect("rename");
+
+    // The newest with its head, the one before in its place.
+    fs::remove_file(&log).expect("remove");
+    fs::remove_file(&head).expect("remove");
+    assert_eq!(verify(&log).0, 1);
+    fs::rename(&newer, &log).expect("rename");
+    let (code, said) = verify(&log);
+    assert!(
+        code == 1 && said.contains("newer file, which is not here"),
+        "{said}"
+    );
+
+    // Unless that is what was asked for.
+    let (code, said) = verify_with(&log, &["--archived"]);
+    assert!(code == 0 && said.contains("were not checked"), "{said}");
+    drop(gateway);
+}
+
+#[test]
+fn a_write_torn_by_a_crash_is_recovered_and_recorded() {
+    let (mut gateway, log) = written();
+    let good = fs::read_to_string(&log).expect("the log");
+    let next = good.lines().count();
+    let torn = format!("{{\"seq\":{next},\"time\":\"2026-");
+    fs::write(&log, good + &torn).expect("write");
+    assert_eq!(verify(&log).0, 1);
+    gateway.run_again();
+    assert_eq!(gateway.stop().code(), Some(0));
+    let (code, said) = verify(&log);
+    assert!(code == 0 && !said.contains("note"), "{said}");
+    let events = gateway.audit_events();
+    let recovered = events.iter().find(|e| e["event"] == "recovered");
+    assert!(recovered.is_some_and(|e| e["torn_bytes"] == torn.len()));
+}
+
+#[test]
+fn a_flood_of_refusals_is_counted_not_listed() {
+    let upstream = Upstream::ok("x");
+    let config = Config::default()
+        .upstream("up", &[upstream.address])
+        .section("[[routes]]\nname = \"all\"\npath = \"/all\"\nupstream = \"up\"\n");
+    let mut gateway = Gateway::start(config);
+    let mut client = gateway.http();
+    for _ in 0..500 {
+        client.ask(get("/nowhere"));
+    }
+    assert_eq!(gateway.stop().code(), Some(0));
+    let events = gateway.audit_events();
+    let single = events.iter().filter(|e| e["event"] == "refusal").count() as u64;
+    let counted = events
+        .iter()
+        .filter(|e| e["event"] == "refusals-suppressed")
+        .map(|e| {
+            assert_eq!(
+                (&e["client"], &e["slug"]),
+                (&"127.0.0.1".into(), &"no-route".into())
+            );
+            e["count"].as_u64().expect("a count")
+        })
+        .sum::<u64>();
+    assert_eq!(single + counted, 500);
+    assert!(single <= 250, "{single} records");
+    assert_eq!(verify(&gateway.path("log/audit.jsonl")).0, 0);
 }

@@ -173,14 +173,23 @@ impl Detector {
         }
     }
 
-    /// Takes new knobs and keeps what was learned. Threshold rules start afresh: their indexes mean something else now.
-    pub fn reconfigure(&mut self, knobs: DetectorKnobs) {
-        if knobs.thresholds != self.knobs.thresholds {
-            self.routes
-                .values_mut()
-                .for_each(|w| w.threshold_rules.clear());
+    /// Takes new knobs and keeps what was learned, and where each threshold stands that is in both. Gives the end of
+    /// every alert whose rule is gone: whoever heard of its beginning would wait for it.
+    pub fn reconfigure(&mut self, knobs: DetectorKnobs, now: Now) -> Vec<AlertChange> {
+        let before = std::mem::replace(&mut self.knobs, knobs);
+        let kept = places(&before.thresholds, &self.knobs.thresholds);
+        let mut changes = Vec::new();
+        for (route, watched) in &mut self.routes {
+            let sample = RouteSample {
+                route: route.clone(),
+                ..RouteSample::default()
+            };
+            watched.move_thresholds(&before.thresholds, &kept, &sample, now, &mut changes);
+            if let (Some(old), None) = (&before.baseline, &self.knobs.baseline) {
+                watched.end_baselines(old, &sample, now, &mut changes);
+            }
         }
-        self.knobs = knobs;
+        changes
     }
 
     /// Judges one sample, then learns from it.
@@ -198,7 +207,65 @@ impl Detector {
     }
 }
 
+/// Where each of the thresholds before stands among those after. Equal ones keep their order.
+fn places(before: &[Threshold], after: &[Threshold]) -> Vec<Option<usize>> {
+    let mut taken = vec![false; after.len()];
+    let place = |old: &Threshold| {
+        let found = (0..after.len()).find(|i| !taken[*i] && after[*i] == *old)?;
+        taken[found] = true;
+        Some(found)
+    };
+    before.iter().map(place).collect()
+}
+
 impl Watched {
+    /// Gives the rules their new indexes, and ends those that have none.
+    fn move_thresholds(
+        &mut self,
+        before: &[Threshold],
+        places: &[Option<usize>],
+        sample: &RouteSample,
+        now: Now,
+        out: &mut Vec<AlertChange>,
+    ) {
+        for (old, mut rule) in std::mem::take(&mut self.threshold_rules) {
+            if let Some(place) = places[old] {
+                self.threshold_rules.insert(place, rule);
+                continue;
+            }
+            let told = rule.end().map(|since| (Status::Resolved, since));
+            let reading = Reading {
+                value: 0.0,
+                limit: before[old].above,
+                clear: 0.0,
+            };
+            let signal = before[old].signal;
+            push(out, told, sample, signal, Cause::Threshold, reading, now);
+        }
+    }
+
+    fn end_baselines(
+        &mut self,
+        knobs: &BaselineKnobs,
+        sample: &RouteSample,
+        now: Now,
+        out: &mut Vec<AlertChange>,
+    ) {
+        for (i, signal) in Signal::ALL.into_iter().enumerate() {
+            let told = self.baseline_rules[i]
+                .end()
+                .map(|since| (Status::Resolved, since));
+            let reading = Reading {
+                value: 0.0,
+                limit: self.baselines[i]
+                    .limit(knobs, signal.floor())
+                    .unwrap_or(0.0),
+                clear: 0.0,
+            };
+            push(out, told, sample, signal, Cause::Baseline, reading, now);
+        }
+    }
+
     fn check_thresholds(
         &mut self,
         knobs: &DetectorKnobs,

@@ -222,3 +222,60 @@ fn routes_are_bounded() {
     }
     assert_eq!(d.routes.len(), ROUTES_MAX);
 }
+
+#[test]
+fn a_rule_that_goes_ends_its_alert_and_one_that_stays_goes_on() {
+    let other = Threshold {
+        signal: Signal::AuthFailures,
+        ..rate_above_100().remove(0)
+    };
+    let stays = DetectorKnobs {
+        thresholds: vec![other.clone(), rate_above_100().remove(0)],
+        ..Bench::new(vec![], false).detector.knobs
+    };
+    let changed = DetectorKnobs {
+        thresholds: vec![Threshold {
+            above: 150.0,
+            ..rate_above_100().remove(0)
+        }],
+        ..stays.clone()
+    };
+    for (told, knobs) in [(true, &stays), (true, &changed), (false, &changed)] {
+        let mut b = Bench::new(rate_above_100(), false);
+        // Told after the fourth; only pending after the third.
+        let fired = b.rates([200].repeat(if told { 4 } else { 3 }));
+        assert_eq!(fired.len(), usize::from(told));
+        let ended = b.detector.reconfigure(knobs.clone(), b.now);
+        if knobs == &stays {
+            assert_eq!(ended, []);
+            assert_eq!(b.rates([200; 20]), []); // not told again
+            assert_eq!(b.rates([0; 4])[0].status, Status::Resolved);
+            continue;
+        }
+        assert_eq!(ended.len(), usize::from(told));
+        for end in ended {
+            let names = |c: &AlertChange| (c.route.clone(), c.signal, c.cause, c.limit, c.since);
+            assert_eq!(end.status, Status::Resolved);
+            assert_eq!(names(&end), names(&fired[0]));
+        }
+        assert_eq!(b.rates([0; 20]), []); // and not ended again
+    }
+}
+
+#[test]
+fn switching_the_baseline_off_ends_its_alerts() {
+    let mut b = Bench::new(vec![], true);
+    b.rates([100; 200]);
+    assert_eq!(b.rates([300; 4]).len(), 1);
+    let off = DetectorKnobs {
+        baseline: None,
+        ..b.detector.knobs.clone()
+    };
+    assert_eq!(b.detector.reconfigure(b.detector.knobs.clone(), b.now), []);
+    let ended = b.detector.reconfigure(off, b.now);
+    assert_eq!(ended.len(), 1);
+    assert_eq!(
+        (ended[0].status, ended[0].cause),
+        (Status::Resolved, Cause::Baseline)
+    );
+}

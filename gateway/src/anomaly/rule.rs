@@ -99,6 +99,16 @@ impl Rule {
         self.tell(above, pause, now)
     }
 
+    /// Forgets where the rule stood. `Some`: since when it fired, if somebody was told and so must hear of the end.
+    pub(super) fn end(&mut self) -> Option<Now> {
+        match std::mem::take(&mut self.state) {
+            State::Firing {
+                since, told: true, ..
+            } => Some(since),
+            _ => None,
+        }
+    }
+
     /// Speaks of a firing once, and not sooner than `pause` after the last time.
     fn tell(&mut self, above: bool, pause: Duration, now: Now) -> Option<(Status, Now)> {
         let State::Firing {

@@ -94,7 +94,7 @@ impl Control {
         let before = std::mem::replace(&mut self.alerts, alerts);
         // Waits for deliveries under way, which the loop must not.
         std::thread::spawn(move || before.stop());
-        self.watch.reconfigure(snapshot.alerts.detector.clone());
+        self.rewatch(snapshot.alerts.detector.clone());
         self.trust(snapshot.strikes.trusted.clone());
         self.shared.snapshot.store(snapshot);
         Vec::new()

@@ -24,16 +24,23 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// What has been learned survives.
-    pub fn reconfigure(&mut self, knobs: DetectorKnobs) {
-        match &mut self.detector {
-            Some(detector) => detector.reconfigure(knobs),
-            None => self.detector = Some(Detector::new(knobs)),
+    /// What has been learned survives. Gives the end of alerts whose rule is gone.
+    pub fn reconfigure(&mut self, knobs: DetectorKnobs) -> Vec<AlertChange> {
+        if let Some(detector) = &mut self.detector {
+            return detector.reconfigure(knobs, Now::read());
         }
+        self.detector = Some(Detector::new(knobs));
+        Vec::new()
     }
 }
 
 impl Control {
+    pub fn rewatch(&mut self, knobs: DetectorKnobs) {
+        for change in self.watch.reconfigure(knobs) {
+            self.tell(&change, change.at);
+        }
+    }
+
     pub fn watch_once(&mut self) {
         let now = Now::read();
         let kernel_drops = self.kernel_drops();

@@ -80,6 +80,7 @@ fn snapshot(text: &str, ids: &mut Ids, c: &mut Compiler<'_>) -> Option<Snapshot>
         names,
         c,
     );
+    let route_names = sections.names("routes");
     let raw_routes = sections.many("routes", c);
     let (table, routes) = routes(raw_routes, &upstreams, &policies, ids, c);
     let strikes = sections.one::<RawStrikes>("strikes", c);
@@ -90,6 +91,7 @@ fn snapshot(text: &str, ids: &mut Ids, c: &mut Compiler<'_>) -> Option<Snapshot>
     let access_log = sections.one::<RawAccessLog>("access_log", c).compile(c);
     let audit_log = sections.one::<RawAuditLog>("audit_log", c).compile(c);
     let alerts = sections.one::<RawAlerts>("alerts", c).compile(c);
+    alerts.check_routes(&route_names, c);
     sections.refuse_rest(SECTIONS, c);
     Some(Snapshot {
         server,

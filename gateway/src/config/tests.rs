@@ -176,3 +176,19 @@ fn the_documentation_compiles() {
     page_compiles(include_str!("../../../docs/configuration.md"));
     page_compiles(include_str!("../../../README.md"));
 }
+
+#[test]
+fn a_threshold_names_a_route_that_is_there() {
+    let with = |route: &str| {
+        let threshold = format!("{{ signal = \"error_ratio\", above = 0.1, route = \"{route}\" }}");
+        BASE.replace("name = \"r\"", "name = \"orders\"")
+            + &format!("[alerts]\nthresholds = [{threshold}]\n")
+    };
+    assert_eq!(errors(&with("orders")), [""; 0]);
+    for (route, hint) in [("order", "did you mean `orders`?"), ("x", "[[routes]]")] {
+        let found = errors(&with(route));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("alerts.thresholds[0].route"), "{found:?}");
+        assert!(found[0].contains(hint), "{found:?}");
+    }
+}

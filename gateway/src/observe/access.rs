@@ -186,6 +186,10 @@ mod tests {
     fn an_empty_exchange_is_a_record_too() {
         let v: serde_json::Value = serde_json::from_slice(&line(&Exchange::example())).unwrap();
         assert_eq!(v["decision"]["verdict"], "incomplete");
+        // As after a malformed head: the members are there, so that every record has the same ones.
+        for member in ["method", "host", "path", "user_agent"] {
+            assert_eq!(v[member], "", "{member}");
+        }
         assert!(v["tls"].is_null() && v["route"].is_null() && v["identity"].is_null());
         assert!(v.get("peer").is_none());
     }

@@ -1,9 +1,10 @@
 //! `[alerts]`: thresholds, the learned baseline, and who is told.
 
 use crate::anomaly::{BaselineKnobs, DetectorKnobs, Signal, Threshold};
-use crate::diagnose::Compiler;
+use crate::diagnose::{Compiler, did_you_mean};
 use crate::units::Span;
 use serde::Deserialize;
+use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -121,6 +122,28 @@ impl fmt::Debug for Webhook {
 pub struct Alerts {
     pub webhooks: Vec<Webhook>,
     pub detector: DetectorKnobs,
+}
+
+impl Alerts {
+    /// A threshold on a route that does not exist would wait for ever. To be called once the routes' names are known.
+    pub fn check_routes(&self, known: &HashSet<String>, c: &mut Compiler<'_>) {
+        for (i, threshold) in self.detector.thresholds.iter().enumerate() {
+            let Some(route) = threshold.route.as_deref() else {
+                continue;
+            };
+            // Of kernel drops on a route it is said already that there are none.
+            if known.contains(route) || threshold.signal == Signal::KernelDrops {
+                continue;
+            }
+            let hint = match did_you_mean(route, known.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "name one of [[routes]], or leave it out to watch all together".to_owned(),
+            };
+            c.at(format!("alerts.thresholds[{i}].route"), |c| {
+                c.error(format!("there is no route \"{route}\""), hint)
+            });
+        }
+    }
 }
 
 impl RawAlerts {

@@ -2,16 +2,15 @@
 
 use super::event::AuditEvent;
 use super::key::AuditKey;
-use super::seal::{Head, Link, parse_head, write_head, write_record};
-use super::verify::verify;
+use super::resume::{find, move_aside};
+use super::seal::{Head, Link, write_head, write_record};
 use crate::clock::Now;
-use crate::observe::file::{beside, is_at, open_private, replace, shift};
+use crate::observe::file::{Rotation, beside, is_at, make_room, open_private, replace, shift};
 use crate::observe::json::Object;
 use crate::observe::stamp::Stamp;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 /// Where the audit log goes: its head stands beside as `FILE.head`.
 pub use crate::observe::file::LogPlace as AuditPlace;
@@ -20,7 +19,12 @@ pub(super) struct Chain {
     place: AuditPlace,
     key: AuditKey,
     file: File,
+    /// Of whole batches. What a failed write has left behind it goes before the next one.
     size: u64,
+    is_torn: bool,
+    rotation: Rotation,
+    /// The head says how far the log has come. If it cannot be written the log goes on, and a cut would not show.
+    head_failing: bool,
     last: Option<Link>,
     /// The file begins with this, and it is not written yet.
     opening: Option<Opening>,
@@ -29,7 +33,7 @@ pub(super) struct Chain {
 }
 
 /// How a file begins.
-enum Opening {
+pub(super) enum Opening {
     /// The first file of all.
     Start,
     /// The file before was sealed as rotated.
@@ -50,21 +54,38 @@ impl Opening {
 impl Chain {
     /// Continues what is at `place`.
     pub(super) fn open(place: AuditPlace, key: AuditKey, now: Now) -> io::Result<Chain> {
-        let (last, opening) = find(&place, &key, now)?;
+        let found = find(&place, &key, now)?;
         let file = open_private(&place.path)?;
         let size = file.metadata()?.len();
         let mut chain = Chain {
+            rotation: Rotation::at(place.bytes_max),
             place,
             key,
             file,
             size,
-            last,
-            opening,
+            is_torn: false,
+            head_failing: false,
+            last: found.last,
+            opening: found.opening,
             stamp: Stamp::default(),
             buffer: Vec::new(),
         };
         chain.settle(now)?;
+        if found.torn_bytes > 0 {
+            chain.recover(found.torn_bytes, now)?;
+        }
         Ok(chain)
+    }
+
+    /// Puts on record that a crash tore the last write.
+    fn recover(&mut self, torn_bytes: u64, now: Now) -> io::Result<()> {
+        tracing::warn!(torn_bytes, "audit.recovered: a crash tore the last write");
+        let before = self.last;
+        self.buffer.clear();
+        let members = |record: &mut Object<'_>| record.number("torn_bytes", torn_bytes);
+        self.add("recovered", now, members, false);
+        self.add("checkpoint", now, |_| {}, true);
+        self.commit(before, false)
     }
 
     /// Appends a batch under one signature.
@@ -82,16 +103,28 @@ impl Chain {
         }
         self.add("checkpoint", last_time, |_| {}, true);
         self.commit(before, false)?;
-        if self.size > self.place.bytes_max {
-            let handed_over = self
-                .seal_file(last_time)
-                .and_then(|()| self.begin_file(last_time));
-            // The batch is safe. The next one finishes the hand-over, or fails by it.
-            if let Err(e) = handed_over {
-                tracing::error!(error = %e, "audit.rotate");
-            }
+        if self.rotation.is_due(self.size) {
+            self.rotate(last_time);
         }
         Ok(())
+    }
+
+    /// The batch is safe already. Once the file is sealed nothing may follow in it, so whatever can fail is tried
+    /// before; if it does, the log goes on in this file.
+    fn rotate(&mut self, now: Now) {
+        let ready = if self.head_failing {
+            Err(io::Error::other("its head file cannot be written"))
+        } else {
+            make_room(&self.place.path, self.place.keep)
+        };
+        if let Err(e) = ready {
+            return self.rotation.failed(self.size, &self.place.path, &e);
+        }
+        // The next batch finishes a hand-over that fails midway, or fails by it.
+        let handed_over = self.seal_file(now).and_then(|()| self.begin_file(now));
+        if let Err(e) = handed_over {
+            tracing::error!(error = %e, "audit.rotate");
+        }
     }
 
     /// Brings the file to where a record may follow: finishes a hand-over that failed midway, and notices a file that
@@ -152,6 +185,8 @@ impl Chain {
             }
             self.file = open_private(&self.place.path)?;
             self.size = self.file.metadata()?.len();
+            self.is_torn = false;
+            self.rotation.done();
         }
         let before = self.last;
         self.buffer.clear();
@@ -193,76 +228,47 @@ impl Chain {
 
     /// Writes the buffer and then the head. A failed write is taken back as a whole, so the chain stays whole.
     fn commit(&mut self, before: Option<Link>, rotated: bool) -> io::Result<()> {
+        let written = self.write();
+        if written.is_err() {
+            self.last = before;
+            return written;
+        }
+        let Some(link) = self.last else {
+            return Ok(());
+        };
+        let head = Head {
+            link,
+            rotated,
+            log_bytes: self.size,
+        };
+        let head = write_head(head, &self.key);
+        let sealed = replace(&beside(&self.place.path, ".head"), &head);
+        let failing = std::mem::replace(&mut self.head_failing, sealed.is_err());
+        match sealed {
+            Err(e) if rotated => Err(e),
+            Err(e) => {
+                if !failing {
+                    tracing::error!(error = %e, "audit.head: records are written, but a cut would not show");
+                }
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        if self.is_torn {
+            self.file.set_len(self.size)?;
+            self.is_torn = false;
+        }
         let written = self
             .file
             .write_all(&self.buffer)
             .and_then(|()| self.file.sync_data());
-        if let Err(e) = written {
-            self.last = before;
-            self.file.set_len(self.size)?;
-            return Err(e);
+        match &written {
+            Ok(()) => self.size += self.buffer.len() as u64,
+            Err(_) => self.is_torn = self.file.set_len(self.size).is_err(),
         }
-        self.size += self.buffer.len() as u64;
-        let Some(link) = self.last else {
-            return Ok(());
-        };
-        replace(
-            &beside(&self.place.path, ".head"),
-            &write_head(Head { link, rotated }, &self.key),
-        )
+        written
     }
-}
-
-/// What stands at the log's place on start: the record to follow, and how to begin if a new file is due.
-fn find(
-    place: &AuditPlace,
-    key: &AuditKey,
-    now: Now,
-) -> io::Result<(Option<Link>, Option<Opening>)> {
-    let head = match fs::read(beside(&place.path, ".head")) {
-        Ok(bytes) => Some(parse_head(&bytes, &key.public())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-        Err(e) => return Err(e),
-    };
-    let size = match fs::symlink_metadata(&place.path) {
-        Ok(meta) => meta.len(),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
-        Err(e) => return Err(e),
-    };
-    let sealed = head.as_ref().and_then(|h| h.as_ref().ok()).copied();
-    let reason = match head {
-        None if size == 0 => return Ok((None, Some(Opening::Start))),
-        // The crash came after the last file was sealed and before the next one began.
-        Some(Ok(head)) if size == 0 && head.rotated => {
-            return Ok((Some(head.link), Some(Opening::Continued)));
-        }
-        Some(_) if size == 0 => "the log is gone, its head file is not".to_owned(),
-        _ => match verify(&place.path, &key.public()) {
-            Ok(summary) if summary.sealed_by_head => {
-                let opening = summary.ends_rotated.then_some(Opening::Continued);
-                return Ok((Some(summary.last), opening));
-            }
-            Ok(_) => "the head file is gone".to_owned(),
-            Err(failure) => failure.to_string(),
-        },
-    };
-    let moved_to = if size > 0 {
-        move_aside(&place.path, now)?
-    } else {
-        String::new()
-    };
-    Ok((
-        sealed.map(|h| h.link),
-        Some(Opening::Broken { reason, moved_to }),
-    ))
-}
-
-/// Renames what stands at the log's place and gives its new name. It is evidence, so it is never removed.
-fn move_aside(path: &Path, now: Now) -> io::Result<String> {
-    let free = (0..1000)
-        .map(|n| beside(path, &format!(".broken-{}.{n}", now.wall_secs())))
-        .find(|aside| !aside.exists())
-        .ok_or_else(|| io::Error::other("too many broken logs stand beside this one"))?;
-    fs::rename(path, &free)?;
-    Ok(free.to_string_lossy().into_owned())
 }

@@ -69,6 +69,13 @@ pub enum AuditEvent {
         port: u16,
         stands_for: u64,
     },
+    /// Refusals of one second that have no records of their own. `None`: of sources too many to name.
+    RefusalsSuppressed {
+        source: Option<String>,
+        rule: Option<Arc<str>>,
+        slug: &'static str,
+        count: u64,
+    },
     /// The queue was full or the disk failed.
     EventsDropped {
         count: u64,
@@ -89,7 +96,18 @@ impl AuditEvent {
             AuditEvent::AdminAction { .. } => "admin-action",
             AuditEvent::Alert { .. } => "alert",
             AuditEvent::KernelDrop { .. } => "kernel-drop",
+            AuditEvent::RefusalsSuppressed { .. } => "refusals-suppressed",
             AuditEvent::EventsDropped { .. } => "events-dropped",
+        }
+    }
+
+    /// How many events are lost with it.
+    pub(super) fn stands_for(&self) -> u64 {
+        match self {
+            AuditEvent::RefusalsSuppressed { count, .. } => *count,
+            // Lost already, and counted.
+            AuditEvent::EventsDropped { .. } => 0,
+            _ => 1,
         }
     }
 
@@ -184,6 +202,17 @@ impl AuditEvent {
                 text(record, "interface", interface);
                 record.number("port", u64::from(*port));
                 record.number("stands_for", *stands_for);
+            }
+            AuditEvent::RefusalsSuppressed {
+                source,
+                rule,
+                slug,
+                count,
+            } => {
+                record.text_or_null("client", source.as_deref(), TEXT_BYTES_MAX);
+                record.text_or_null("rule", rule.as_deref(), TEXT_BYTES_MAX);
+                text(record, "slug", slug);
+                record.number("count", *count);
             }
             AuditEvent::EventsDropped { count } => record.number("count", *count),
         }

@@ -3,20 +3,29 @@
 //! Each line is a JSON record that carries the hash of the one before; each batch ends in a checkpoint signed with
 //! Ed25519, and `FILE.head` seals how far the log has come, so a cut tail shows too. What this cannot show: somebody
 //! who holds the key, or who restores an old `FILE.head` together with the old log. Ship the log elsewhere for that.
+//!
+//! Every refusal is accounted for exactly once: by a record of its own; in the count of a `refusals-suppressed` (when
+//! there are more in one second than `flood` lets through singly, with source and rule); or in the count of an
+//! `events-dropped` (when the queue was full or the disk failed).
 
 mod chain;
 pub mod event;
+mod flood;
 pub mod key;
+mod resume;
 mod seal;
+mod set;
 pub mod verify;
 
 pub use chain::AuditPlace;
 pub use event::AuditEvent;
 pub use key::{AuditKey, ensure_key, ensure_public};
+pub use set::{SetFailure, SetSummary, verify_set};
 pub use verify::{VerifyFailure, VerifySummary, verify};
 
 use crate::clock::Now;
 use chain::Chain;
+use flood::Flood;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -117,6 +126,7 @@ impl AuditLog {
                 move || {
                     Recorder {
                         chain,
+                        flood: Flood::default(),
                         shared,
                         failing: false,
                     }
@@ -162,6 +172,7 @@ impl Drop for AuditLog {
 /// The thread's own state.
 struct Recorder {
     chain: Chain,
+    flood: Flood,
     shared: Arc<Shared>,
     failing: bool,
 }
@@ -178,10 +189,11 @@ impl Recorder {
                 Ok(Message::Wake) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+            self.flood.end_second(Now::read(), &mut batch);
             self.record(&mut batch);
             if self.shared.reopen.swap(false, Ordering::AcqRel) {
                 let result = self.chain.settle(Now::read());
-                self.note(result, 0);
+                self.note(result);
             }
             if self.shared.stop.load(Ordering::Acquire) {
                 break;
@@ -192,20 +204,26 @@ impl Recorder {
                 self.take(now, event, &mut batch);
             }
         }
+        self.flood.end(Now::read(), &mut batch);
         self.record(&mut batch);
         let result = self.chain.stop(Now::read());
-        self.note(result, 0);
+        self.note(result);
     }
 
-    fn take(&self, now: Now, event: AuditEvent, batch: &mut Vec<(Now, AuditEvent)>) {
+    fn take(&mut self, now: Now, event: AuditEvent, batch: &mut Vec<(Now, AuditEvent)>) {
         if event.is_bulk() {
             self.shared.bulk.fetch_sub(1, Ordering::Relaxed);
         }
-        batch.push((now, event));
+        // By the time it arrives here: an exchange's own time is when it began.
+        let arrived = Now::read();
+        self.flood.end_second(arrived, batch);
+        if self.flood.admits(&event, arrived) {
+            batch.push((now, event));
+        }
     }
 
     /// Fills the batch for a moment, so that a flood shares one signature.
-    fn gather(&self, events: &Receiver<Message>, batch: &mut Vec<(Now, AuditEvent)>) {
+    fn gather(&mut self, events: &Receiver<Message>, batch: &mut Vec<(Now, AuditEvent)>) {
         let end = Instant::now() + GATHER;
         while batch.len() < BATCH_EVENTS && !self.shared.stop.load(Ordering::Acquire) {
             let left = end.saturating_duration_since(Instant::now());
@@ -225,18 +243,26 @@ impl Recorder {
             return;
         }
         let result = self.chain.record(batch);
-        self.note(result, batch.len() as u64);
+        if result.is_ok() {
+            let records = batch.len() as u64;
+            self.shared.records.fetch_add(records, Ordering::Relaxed);
+        } else {
+            // What was lost before is lost still, and not recorded.
+            self.shared
+                .dropped_unrecorded
+                .fetch_add(lost, Ordering::Relaxed);
+            let count = batch.iter().map(|(_, event)| event.stands_for()).sum();
+            self.shared.drop_events(count);
+        }
+        self.note(result);
         batch.clear();
     }
 
-    fn note(&mut self, result: io::Result<()>, records: u64) {
+    /// Once per outage.
+    fn note(&mut self, result: io::Result<()>) {
         match result {
-            Ok(()) => {
-                self.shared.records.fetch_add(records, Ordering::Relaxed);
-                self.failing = false;
-            }
+            Ok(()) => self.failing = false,
             Err(e) => {
-                self.shared.drop_events(records);
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::error!(error = %e, "audit.write: audit records are being lost");
                 }

@@ -117,6 +117,8 @@ pub(super) struct Head {
     pub(super) link: Link,
     /// The record it names ends its file; the next file continues the chain.
     pub(super) rotated: bool,
+    /// Where in its file that record ends.
+    pub(super) log_bytes: u64,
 }
 
 pub(super) fn write_head(head: Head, key: &AuditKey) -> Vec<u8> {
@@ -125,6 +127,7 @@ pub(super) fn write_head(head: Head, key: &AuditKey) -> Vec<u8> {
     record.number("seq", head.link.seq);
     record.hex("head", &head.link.hash);
     record.text("state", if head.rotated { "rotated" } else { "open" }, 16);
+    record.number("log_bytes", head.log_bytes);
     push_signature(&mut out, 0, "head", key);
     out.extend_from_slice(b"}\n");
     out
@@ -136,6 +139,7 @@ pub(super) fn parse_head(bytes: &[u8], public: &PublicKey) -> Result<Head, &'sta
         seq: u64,
         head: String,
         state: String,
+        log_bytes: u64,
     }
     const DAMAGED: &str = "the head file is damaged";
     let line = bytes.strip_suffix(b"\n").ok_or(DAMAGED)?;
@@ -152,6 +156,7 @@ pub(super) fn parse_head(bytes: &[u8], public: &PublicKey) -> Result<Head, &'sta
     Ok(Head {
         link,
         rotated: members.state == "rotated",
+        log_bytes: members.log_bytes,
     })
 }
 

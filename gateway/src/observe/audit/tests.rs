@@ -7,6 +7,9 @@ use crate::observe::file::beside;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod crash;
+mod files;
+
 struct Bench {
     dir: tempfile::TempDir,
     key_file: PathBuf,
@@ -349,6 +352,7 @@ fn a_crash_inside_a_rotation_is_survived() {
         seal::Head {
             link,
             rotated: true,
+            log_bytes: bytes.len() as u64,
         },
         &bench.key(),
     );
@@ -409,15 +413,21 @@ fn a_flood_shares_signatures_and_drops_are_recorded() {
     bench.check().unwrap();
     let text = fs::read_to_string(bench.log()).unwrap();
     let count = |event: &str| text.matches(&format!("\"event\":\"{event}\"")).count() as u64;
-    assert_eq!(count("refusal") + dropped, total);
+    let sum = |event: &str| -> u64 {
+        text.lines()
+            .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap())
+            .filter(|v| v["event"] == event)
+            .map(|v| v["count"].as_u64().unwrap())
+            .sum()
+    };
+    let single = count("refusal");
+    assert_eq!(single + sum("refusals-suppressed") + dropped, total);
+    assert!(
+        (flood::OF_ONE_SOURCE..total / 100).contains(&single),
+        "{single}"
+    );
     assert_eq!(count("stopped"), 1);
-    let told: u64 = text
-        .lines()
-        .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap())
-        .filter(|v| v["event"] == "events-dropped")
-        .map(|v| v["count"].as_u64().unwrap())
-        .sum();
-    assert_eq!(told, dropped);
+    assert_eq!(sum("events-dropped"), dropped);
     assert!(
         count("checkpoint") < total / 100,
         "{} signatures",
@@ -444,7 +454,7 @@ fn the_key_is_private_and_made_once() {
 }
 
 #[test]
-fn a_hand_over_that_fails_midway_is_finished_later() {
+fn a_log_that_cannot_be_rotated_goes_on_and_rotates_later() {
     let bench = Bench {
         bytes_max: 2000,
         ..Bench::new()
@@ -457,17 +467,81 @@ fn a_hand_over_that_fails_midway_is_finished_later() {
     // A folder stands where the rotated log should go.
     let blocked = beside(&bench.log(), ".1");
     fs::create_dir(&blocked).unwrap();
-    let mut failed = 0;
     for _ in 0..20 {
-        failed += usize::from(chain.record(&[removed("x")]).is_err());
+        chain.record(&[removed("x")]).unwrap();
     }
-    assert!(failed > 0);
-    let stuck = verify(&bench.log(), &bench.public()).unwrap();
-    assert!(stuck.ends_rotated); // nothing was written behind the seal
+    let stuck = bench.check().unwrap();
+    assert!(!stuck.ends_rotated && stuck.first_seq == 0);
+    assert_eq!(stuck.records, 2 + 20 * 2);
     fs::remove_dir(&blocked).unwrap();
-    chain.record(&[removed("y")]).unwrap();
-    assert_eq!(bench.check().unwrap().first_seq, stuck.last_seq + 1);
+    for n in 0.. {
+        chain.record(&[removed("y")]).unwrap();
+        if blocked.exists() {
+            break;
+        }
+        assert!(n < 20, "it is not tried again");
+    }
     assert!(verify(&blocked, &bench.public()).unwrap().ends_rotated);
+    verify_set(&bench.log(), &bench.public()).unwrap();
+}
+
+#[test]
+fn a_head_that_cannot_be_written_costs_no_records() {
+    let bench = Bench {
+        bytes_max: 2000,
+        ..Bench::new()
+    };
+    let mut chain = bench.open();
+    chain.record(&[removed("x")]).unwrap();
+    // A folder stands where the new head is prepared.
+    let blocked = beside(&bench.log(), ".head.new");
+    fs::create_dir(&blocked).unwrap();
+    for _ in 0..20 {
+        chain.record(&[removed("x")]).unwrap();
+    }
+    assert!(!beside(&bench.log(), ".1").exists()); // no hand-over that a crash would leave in doubt
+    assert_eq!(bench.check().unwrap().records, 2 + 21 * 2);
+    fs::remove_dir(&blocked).unwrap();
+    for _ in 0..20 {
+        chain.record(&[removed("y")]).unwrap();
+    }
+    let set = verify_set(&bench.log(), &bench.public()).unwrap();
+    assert!(set.files.len() > 1 && set.breaks.is_empty());
+}
+
+#[test]
+fn losses_are_told_although_the_telling_failed_once() {
+    let bench = Bench::new();
+    let folder = bench.dir.path().join("log");
+    fs::create_dir(&folder).unwrap();
+    let place = AuditPlace {
+        path: folder.join("audit.jsonl"),
+        ..bench.place()
+    };
+    let shared = Arc::new(Shared::default());
+    let mut recorder = Recorder {
+        chain: Chain::open(place.clone(), bench.key(), Now::at(0, 1)).unwrap(),
+        flood: Flood::default(),
+        shared: shared.clone(),
+        failing: false,
+    };
+    shared.drop_events(5);
+    fs::remove_dir_all(&folder).unwrap();
+    let suppressed = AuditEvent::RefusalsSuppressed {
+        source: None,
+        rule: None,
+        slug: "no-route",
+        count: 7,
+    };
+    recorder.record(&mut vec![removed("x"), (Now::at(0, 1), suppressed)]);
+    fs::create_dir(&folder).unwrap();
+    recorder.record(&mut vec![]);
+    let text = fs::read_to_string(&place.path).unwrap();
+    assert!(
+        text.contains("\"event\":\"events-dropped\",\"count\":13,"),
+        "{text}"
+    );
+    assert_eq!(shared.dropped.load(Ordering::Relaxed), 13);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The offline check of an audit log: finds edited, removed, reordered, inserted and cut records.
 
 use super::key::PublicKey;
-use super::seal::{Head, Link, NOTHING, Parsed, parse_head, parse_record};
+use super::seal::{Hash, Head, Link, NOTHING, Parsed, parse_head, parse_record};
 use crate::observe::file::beside;
 use std::fmt;
 use std::fs::{self, File};
@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 /// No record of ours is longer.
-const LINE_BYTES_MAX: u64 = 64 << 10;
+pub(super) const LINE_BYTES_MAX: u64 = 64 << 10;
 
 /// A log that is as it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,7 @@ pub struct VerifySummary {
     pub ends_rotated: bool,
     /// It starts with a `chain-broken` record: an earlier log was found changed, and moved aside.
     pub begins_after_break: bool,
+    pub(super) first_prev: Hash,
     pub(super) last: Link,
 }
 
@@ -44,7 +45,7 @@ impl fmt::Display for VerifyFailure {
 
 impl std::error::Error for VerifyFailure {}
 
-fn failure(line: u64, reason: impl Into<String>) -> VerifyFailure {
+pub(super) fn failure(line: u64, reason: impl Into<String>) -> VerifyFailure {
     VerifyFailure {
         line,
         reason: reason.into(),
@@ -109,6 +110,7 @@ struct Walk<'k> {
 
 struct Seen {
     first: Link,
+    first_prev: Hash,
     last: Parsed,
     begins_after_break: bool,
     /// The record the head names was met (or the head seals the file before this one).
@@ -124,14 +126,16 @@ impl Walk<'_> {
         let public = (self.signatures == Signatures::Every).then_some(self.public);
         let record = parse_record(line, public).map_err(|e| failure(self.line, e))?;
         match &self.state {
-            None => self.check_first(&record)?,
-            Some(seen) => self.check_next(&seen.last, &record)?,
+            None => opens(&record),
+            Some(seen) => follows(&seen.last, &record),
         }
+        .map_err(|e| failure(self.line, e))?;
         let met_head = self.meets_head(&record)?;
         match &mut self.state {
             None => {
                 self.state = Some(Seen {
                     first: record.link,
+                    first_prev: record.prev,
                     begins_after_break: record.event == "chain-broken",
                     last: record,
                     met_head,
@@ -141,54 +145,6 @@ impl Walk<'_> {
                 seen.met_head |= met_head;
                 seen.last = record;
             }
-        }
-        Ok(())
-    }
-
-    fn check_first(&self, record: &Parsed) -> Result<(), VerifyFailure> {
-        let plausible = match record.event.as_str() {
-            "chain-start" => record.link.seq == 0 && record.prev == NOTHING,
-            "continued" | "chain-broken" => true,
-            _ => false,
-        };
-        if plausible {
-            Ok(())
-        } else {
-            Err(failure(
-                self.line,
-                "the file does not begin with an opening record: its beginning was removed",
-            ))
-        }
-    }
-
-    fn check_next(&self, last: &Parsed, record: &Parsed) -> Result<(), VerifyFailure> {
-        if record.link.seq != last.link.seq + 1 {
-            let reason = format!(
-                "record {} follows record {}: records were removed, inserted or reordered",
-                record.link.seq, last.link.seq
-            );
-            return Err(failure(self.line, reason));
-        }
-        if record.prev != last.link.hash {
-            return Err(failure(
-                self.line,
-                "the record does not follow the one before it",
-            ));
-        }
-        if last.event == "rotated" {
-            return Err(failure(
-                self.line,
-                "records follow the one that closed the file",
-            ));
-        }
-        if matches!(
-            record.event.as_str(),
-            "chain-start" | "continued" | "chain-broken"
-        ) {
-            return Err(failure(
-                self.line,
-                "an opening record stands inside the file",
-            ));
         }
         Ok(())
     }
@@ -252,6 +208,7 @@ impl Walk<'_> {
         Ok(VerifySummary {
             records: self.line,
             first_seq: seen.first.seq,
+            first_prev: seen.first_prev,
             last_seq: seen.last.link.seq,
             sealed_by_head: self.head.is_some(),
             ends_rotated,
@@ -259,4 +216,40 @@ impl Walk<'_> {
             last: seen.last.link,
         })
     }
+}
+
+/// Whether a file may begin with the record.
+pub(super) fn opens(record: &Parsed) -> Result<(), String> {
+    let plausible = match record.event.as_str() {
+        "chain-start" => record.link.seq == 0 && record.prev == NOTHING,
+        "continued" | "chain-broken" => true,
+        _ => false,
+    };
+    if plausible {
+        return Ok(());
+    }
+    Err("the file does not begin with an opening record: its beginning was removed".into())
+}
+
+/// Whether the record may stand behind `last` in one file.
+pub(super) fn follows(last: &Parsed, record: &Parsed) -> Result<(), String> {
+    if record.link.seq != last.link.seq + 1 {
+        return Err(format!(
+            "record {} follows record {}: records were removed, inserted or reordered",
+            record.link.seq, last.link.seq
+        ));
+    }
+    if record.prev != last.link.hash {
+        return Err("the record does not follow the one before it".into());
+    }
+    if last.event == "rotated" {
+        return Err("records follow the one that closed the file".into());
+    }
+    if matches!(
+        record.event.as_str(),
+        "chain-start" | "continued" | "chain-broken"
+    ) {
+        return Err("an opening record stands inside the file".into());
+    }
+    Ok(())
 }
