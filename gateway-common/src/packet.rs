@@ -235,53 +235,65 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow> {
     if header.version >> 4 != 6 {
         return None;
     }
-    let (protocol, payload) = behind_extensions(packet, &header, offset + 40);
+    let source = Address::V6(header.source);
+    let Some((protocol, at, position)) = behind_extensions(packet, header.next, offset + 40) else {
+        return Some(Flow {
+            source,
+            protocol: header.next,
+            payload: Payload::Unreadable,
+        });
+    };
+    let payload = if position == Position::Later {
+        Payload::LaterFragment
+    } else {
+        let payload_bytes = match u16::from_be(header.payload_bytes) {
+            0 => LENGTH_UNSAID,
+            bytes => usize::from(bytes),
+        };
+        // Headers longer than the packet leave nothing for ports.
+        let body_bytes = payload_bytes.saturating_sub(at - offset - 40);
+        ports(
+            packet,
+            at,
+            protocol,
+            body_bytes,
+            position == Position::First,
+        )
+    };
     Some(Flow {
-        source: Address::V6(header.source),
+        source,
         protocol,
         payload,
     })
 }
 
-/// The last `next header` that was read, and what it says.
+/// Protocol and place of what follows the extension headers, as far as this fragment has it.
 #[inline(always)]
 fn behind_extensions<P: Packet + ?Sized>(
     packet: &P,
-    header: &Ipv6Header,
+    first: u8,
     start: usize,
-) -> (u8, Payload) {
+) -> Option<(u8, usize, Position)> {
     let mut at = start;
-    let mut next = header.next;
+    let mut next = first;
     let mut position = Position::Whole;
     let mut walked = 0;
     while is_extension(next) {
         if walked == EXTENSIONS_MAX {
-            return (next, Payload::Unreadable);
+            return None;
         }
         walked += 1;
-        let Some(extension) = packet.read::<Extension>(at) else {
-            return (next, Payload::Unreadable);
-        };
+        let header = packet.read::<Extension>(at)?;
         if next == FRAGMENT {
-            position = extension.position();
+            position = header.position();
         }
-        at += extension.bytes(next);
-        next = extension.next;
+        at += header.bytes(next);
+        next = header.next;
         if position == Position::Later {
-            return (next, Payload::LaterFragment);
+            break;
         }
     }
-    let payload_bytes = match u16::from_be(header.payload_bytes) {
-        0 => LENGTH_UNSAID,
-        bytes => usize::from(bytes),
-    };
-    let Some(body_bytes) = payload_bytes.checked_sub(at - start) else {
-        return (next, Payload::Unreadable);
-    };
-    (
-        next,
-        ports(packet, at, next, body_bytes, position == Position::First),
-    )
+    Some((next, at, position))
 }
 
 const FRAGMENT: u8 = 44;
