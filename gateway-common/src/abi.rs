@@ -6,7 +6,7 @@
 use crate::gcra::RateKnobs;
 
 /// Goes up with every change of a layout, a map or the meaning of a field.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// The program that is attached, and the one that `bench` runs (it rotates the source address, then judges).
 pub const PROGRAM: &str = "gateway_filter";
@@ -70,7 +70,9 @@ pub struct Rule {
     pub expires_ns: u64,
     /// Why, as user space numbers it; comes back in [`DropEvent::cause`].
     pub cause: u8,
-    pub spare: [u8; 7],
+    /// Bits of the entry's prefix: where it has expired, the next shorter one is looked up from here.
+    pub prefix_bits: u8,
+    pub spare: [u8; 6],
 }
 const _: () = assert!(size_of::<Rule>() == 16 && align_of::<Rule>() == 8);
 
@@ -78,11 +80,12 @@ const _: () = assert!(size_of::<Rule>() == 16 && align_of::<Rule>() == 8);
 pub const NEVER: u64 = u64::MAX;
 
 impl Rule {
-    pub const fn new(cause: u8, expires_ns: u64) -> Rule {
+    pub const fn new(cause: u8, expires_ns: u64, prefix_bits: u8) -> Rule {
         Rule {
             expires_ns,
             cause,
-            spare: [0; 7],
+            prefix_bits,
+            spare: [0; 6],
         }
     }
 }
@@ -111,6 +114,16 @@ pub mod fragments {
     pub const PASS: u32 = 2;
 }
 
+/// Values of [`Knobs::malformed`].
+pub mod malformed {
+    /// Where the source can be read: judged by it, as if sent to a protected port. Passes where it cannot.
+    pub const JUDGE: u32 = 0;
+    /// Dropped, wherever it was going.
+    pub const DROP: u32 = 1;
+    /// Passes untouched.
+    pub const PASS: u32 = 2;
+}
+
 /// What user space may turn while packets flow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -127,7 +140,7 @@ pub struct Knobs {
     pub sample_every: u32,
     /// [`ABI_VERSION`] of the writer. 0: not configured yet, everything passes.
     pub abi_version: u32,
-    pub spare: u32,
+    pub malformed: u32,
 }
 const _: () = assert!(size_of::<Knobs>() == 48 && align_of::<Knobs>() == 8);
 
@@ -183,6 +196,8 @@ reasons! {
     Passed = "passed", false;
     /// A later fragment, admitted or not judged by the rule on fragments.
     PassedFragment = "passed-fragment", false;
+    /// Its ports, or all of its header, cannot be read; admitted or not judged by the rule on malformed packets.
+    PassedMalformed = "passed-malformed", false;
     /// On the allow list.
     Allowed = "allowed", false;
     BlockedAddress = "blocked-address", true;
@@ -193,7 +208,7 @@ reasons! {
     Crowded = "crowded", true;
     /// A fragment, where the rule says so.
     Fragment = "fragment", true;
-    /// A header that no IP stack would accept, or that hides its ports.
+    /// To a protected port and too short for its own header, or unreadable where the rule says so.
     Malformed = "malformed", true;
 }
 

@@ -2,10 +2,15 @@
 //!
 //! Sources: IEEE 802.1Q, RFC 791, RFC 8200 (extension headers in any order), RFC 4302 (AH length).
 //!
-//! The rule on malformed headers: an IP header that no stack accepts (wrong version, length below the header's,
-//! cut off), more than [`EXTENSIONS_MAX`] extension headers, or a TCP or UDP header too short for its own fields
-//! is malformed and dropped wherever it was going, because it cannot be said where that was. More than two VLAN
-//! tags, and anything that is not IP, is not ours to judge.
+//! What cannot be read is said in three degrees, because it can be said of less and less where it was going:
+//!
+//! - [`Payload::Ports`] with `cut`: TCP or UDP to a known port, but too short for the transport's own fields
+//! - [`Payload::Unreadable`]: the source is known, the ports are not (cut off before them, behind more than
+//!   [`EXTENSIONS_MAX`] extension headers, or behind ones longer than the packet)
+//! - [`Parsed::Malformed`]: an IP header that no stack accepts (wrong version, length below the header's, cut off)
+//!
+//! A length of 0 is none of these: a stack gives it to what it has put together beyond 64 KiB (BIG TCP). More than
+//! two VLAN tags, and anything that is not IP, is not ours to judge.
 
 /// Types that every bit pattern is valid for.
 ///
@@ -31,7 +36,7 @@ pub trait Packet {
 
 /// No header that counts begins beyond this: the verifier wants a bound, and so does good sense.
 pub const OFFSET_MAX: usize = 2047;
-/// Extension headers walked before the chain counts as malformed.
+/// Extension headers walked before the chain counts as unreadable.
 pub const EXTENSIONS_MAX: usize = 8;
 const VLAN_TAGS_MAX: usize = 2;
 
@@ -107,9 +112,11 @@ impl Address {
     #[inline(always)]
     pub const fn source_key(self) -> u64 {
         match self {
-            // Multicast is no source, so its prefix marks IPv4.
-            Address::V4(address) => 0xffff_ffff_0000_0000 | address as u64,
-            Address::V6([0, _]) => 1,
+            // Multicast is no source, so its prefixes mark what is no IPv6 network: as `ffff:ffff::/32` stands in a
+            // packet, and is loaded from it on a little-endian machine, its bits are the low ones.
+            Address::V4(address) => (address as u64) << 32 | 0xffff_ffff,
+            // `ff00::/64`, likewise.
+            Address::V6([0, _]) => 0xff,
             Address::V6([high, _]) => high,
         }
     }
@@ -118,16 +125,21 @@ impl Address {
 /// What a flow carries, as far as the filter cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// TCP or UDP, ports in host order. `fragmented`: the first of several fragments.
+    /// TCP or UDP, ports in host order.
     Ports {
         source: u16,
         destination: u16,
+        /// The first of several fragments.
         fragmented: bool,
+        /// Too short for the rest of the transport's header.
+        cut: bool,
     },
     /// A fragment after the first: its ports went with the first.
     LaterFragment,
     /// A protocol without ports.
     Portless,
+    /// Ports out of reach: it may be anything, to anywhere.
+    Unreadable,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,23 +191,25 @@ pub fn parse<P: Packet + ?Sized>(packet: &P) -> Parsed {
 fn ipv4<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow> {
     let header = packet.read::<Ipv4Header>(offset)?;
     let header_bytes = usize::from(header.version_length & 0x0f) * 4;
-    let total_bytes = usize::from(u16::from_be(header.total_bytes));
-    if header.version_length >> 4 != 4 || header_bytes < 20 || total_bytes < header_bytes {
+    if header.version_length >> 4 != 4 || header_bytes < 20 {
         return None;
     }
+    let body_bytes = match u16::from_be(header.total_bytes) {
+        0 => LENGTH_UNSAID,
+        total_bytes => usize::from(total_bytes).checked_sub(header_bytes)?,
+    };
     let fragment = u16::from_be(header.fragment);
     let payload = if fragment & 0x1fff != 0 {
         Payload::LaterFragment
     } else {
         let more = fragment & 0x2000 != 0;
-        let body_bytes = total_bytes - header_bytes;
         ports(
             packet,
             offset + header_bytes,
             header.protocol,
             body_bytes,
             more,
-        )?
+        )
     };
     Some(Flow {
         source: Address::V4(header.source),
@@ -203,6 +217,9 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow> {
         payload,
     })
 }
+
+/// Of a packet whose header gives 0: more than any header needs.
+const LENGTH_UNSAID: usize = 1 << 16;
 
 /// What the walk over IPv6 extension headers remembers of a fragment header.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -218,8 +235,47 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow> {
     if header.version >> 4 != 6 {
         return None;
     }
-    let mut at = offset + 40;
-    let mut next = header.next;
+    let source = Address::V6(header.source);
+    let Some((protocol, at, position)) = behind_extensions(packet, header.next, offset + 40) else {
+        return Some(Flow {
+            source,
+            protocol: header.next,
+            payload: Payload::Unreadable,
+        });
+    };
+    let payload = if position == Position::Later {
+        Payload::LaterFragment
+    } else {
+        let payload_bytes = match u16::from_be(header.payload_bytes) {
+            0 => LENGTH_UNSAID,
+            bytes => usize::from(bytes),
+        };
+        // Headers longer than the packet leave nothing for ports.
+        let body_bytes = payload_bytes.saturating_sub(at - offset - 40);
+        ports(
+            packet,
+            at,
+            protocol,
+            body_bytes,
+            position == Position::First,
+        )
+    };
+    Some(Flow {
+        source,
+        protocol,
+        payload,
+    })
+}
+
+/// Protocol and place of what follows the extension headers, as far as this fragment has it.
+#[inline(always)]
+fn behind_extensions<P: Packet + ?Sized>(
+    packet: &P,
+    first: u8,
+    start: usize,
+) -> Option<(u8, usize, Position)> {
+    let mut at = start;
+    let mut next = first;
     let mut position = Position::Whole;
     let mut walked = 0;
     while is_extension(next) {
@@ -237,19 +293,7 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow> {
             break;
         }
     }
-    let payload = if position == Position::Later {
-        Payload::LaterFragment
-    } else {
-        // A jumbogram says 0; no Ethernet carries one, so 0 is simply too short below.
-        let payload_bytes = usize::from(u16::from_be(header.payload_bytes));
-        let body_bytes = payload_bytes.checked_sub(at - offset - 40)?;
-        ports(packet, at, next, body_bytes, position == Position::First)?
-    };
-    Some(Flow {
-        source: Address::V6(header.source),
-        protocol: next,
-        payload,
-    })
+    Some((next, at, position))
 }
 
 const FRAGMENT: u8 = 44;
@@ -297,21 +341,25 @@ fn ports<P: Packet + ?Sized>(
     protocol: u8,
     body_bytes: usize,
     fragmented: bool,
-) -> Option<Payload> {
+) -> Payload {
     let header_bytes = match protocol {
         // A first fragment may cut the TCP header after the ports, never before (RFC 791: 8 bytes at least).
         TCP if fragmented => 8,
         TCP => 20,
         UDP => 8,
-        _ => return Some(Payload::Portless),
+        _ => return Payload::Portless,
     };
-    if body_bytes < header_bytes {
-        return None;
+    // What follows the packet in its frame is padding, and says nothing.
+    if body_bytes < size_of::<Ports>() {
+        return Payload::Unreadable;
     }
-    let ports = packet.read::<Ports>(at)?;
-    Some(Payload::Ports {
+    let Some(ports) = packet.read::<Ports>(at) else {
+        return Payload::Unreadable;
+    };
+    Payload::Ports {
         source: u16::from_be(ports.source),
         destination: u16::from_be(ports.destination),
         fragmented,
-    })
+        cut: body_bytes < header_bytes,
+    }
 }

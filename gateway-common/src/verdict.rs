@@ -1,6 +1,8 @@
 //! The order in which a packet is judged: parse, port scope, allow list, block lists, rate.
 
-use crate::abi::{ABI_VERSION, Knobs, NEVER, Reason, Rule, fragments, hint_v4, hint_v6, lists};
+use crate::abi::{
+    ABI_VERSION, Knobs, NEVER, Reason, Rule, fragments, hint_v4, hint_v6, lists, malformed,
+};
 use crate::packet::{Address, Packet, Parsed, Payload, parse};
 use crate::source::{Charge, Set, charge, set_index};
 
@@ -19,8 +21,9 @@ pub trait Tables {
     fn block_v4(&self, address: u32) -> Option<Rule>;
     fn block_v6(&self, address: [u64; 2]) -> Option<Rule>;
     fn block_net64(&self, high: u64) -> Option<Rule>;
-    fn prefix_v4(&self, address: u32) -> Option<Rule>;
-    fn prefix_v6(&self, address: [u64; 2]) -> Option<Rule>;
+    /// The longest prefix of at most so many bits that the address is in, expired or not.
+    fn prefix_v4(&self, address: u32, bits: u32) -> Option<Rule>;
+    fn prefix_v6(&self, address: [u64; 2], bits: u32) -> Option<Rule>;
     fn source_set(&self, index: u32) -> Option<Self::Set>;
 }
 
@@ -47,7 +50,10 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T) -> Verdict 
     }
     let flow = match parse(packet) {
         Parsed::Other => return because(Reason::NotJudged),
-        Parsed::Malformed => return because(Reason::Malformed),
+        Parsed::Malformed if knobs.malformed == malformed::DROP => {
+            return because(Reason::Malformed);
+        }
+        Parsed::Malformed => return because(Reason::PassedMalformed),
         Parsed::Ip(flow) => flow,
     };
     let (admitted, fragmented) = match flow.payload {
@@ -55,11 +61,15 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T) -> Verdict 
         Payload::Ports {
             destination,
             fragmented,
+            cut,
             ..
         } => {
             let word = tables.port_word(u32::from(destination) >> 6);
             if word >> (destination & 63) & 1 == 0 {
                 return because(Reason::NotJudged);
+            }
+            if cut {
+                return because(Reason::Malformed);
             }
             (Reason::Passed, fragmented)
         }
@@ -67,6 +77,14 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T) -> Verdict 
             return because(Reason::PassedFragment);
         }
         Payload::LaterFragment => (Reason::PassedFragment, true),
+        Payload::Unreadable if knobs.malformed == malformed::DROP => {
+            return because(Reason::Malformed);
+        }
+        Payload::Unreadable if knobs.malformed == malformed::PASS => {
+            return because(Reason::PassedMalformed);
+        }
+        // A stack walks chains that we do not: who is blocked or too fast must not hide behind one.
+        Payload::Unreadable => (Reason::PassedMalformed, false),
     };
     if let Some(verdict) = listed(flow.source, knobs, tables) {
         return verdict;
@@ -106,7 +124,7 @@ fn listed_v4<T: Tables>(address: u32, filled: u32, tables: &T) -> Option<Verdict
         }
     }
     if filled & lists::PREFIX_V4 != 0 {
-        return applies(tables.prefix_v4(address), Reason::BlockedPrefix, tables);
+        return in_force(32, |bits| tables.prefix_v4(address, bits), tables);
     }
     None
 }
@@ -136,7 +154,31 @@ fn listed_v6<T: Tables>(address: [u64; 2], filled: u32, tables: &T) -> Option<Ve
         }
     }
     if filled & lists::PREFIX_V6 != 0 {
-        return applies(tables.prefix_v6(address), Reason::BlockedPrefix, tables);
+        return in_force(128, |bits| tables.prefix_v6(address, bits), tables);
+    }
+    None
+}
+
+/// Expired prefixes around one address that are looked behind: all there can be for IPv4.
+const NESTED_MAX: u32 = 32;
+
+/// The longest prefix that has not expired: one that has must not hide the wider ones around it until it is swept.
+#[inline(always)]
+fn in_force<T: Tables>(
+    most_bits: u32,
+    longest: impl Fn(u32) -> Option<Rule>,
+    tables: &T,
+) -> Option<Verdict> {
+    let mut bits = most_bits;
+    let mut looked = 0;
+    while looked < NESTED_MAX {
+        let rule = longest(bits)?;
+        let verdict = applies(Some(rule), Reason::BlockedPrefix, tables);
+        if verdict.is_some() {
+            return verdict;
+        }
+        bits = u32::from(rule.prefix_bits).checked_sub(1)?;
+        looked += 1;
     }
     None
 }

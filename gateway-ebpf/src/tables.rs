@@ -91,10 +91,10 @@ struct TrieKey {
 
 impl TrieKey {
     #[inline(always)]
-    fn of(address: [u64; 2]) -> TrieKey {
+    fn of(address: [u64; 2], bits: u32) -> TrieKey {
         TrieKey {
             _before: 0,
-            key: Key::new(128, address),
+            key: Key::new(bits, address),
         }
     }
 }
@@ -146,7 +146,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn allow_v6(&self, address: [u64; 2]) -> Option<Rule> {
-        ALLOW_V6.get(&TrieKey::of(address).key).copied()
+        ALLOW_V6.get(&TrieKey::of(address, 128).key).copied()
     }
 
     #[inline(always)]
@@ -165,13 +165,13 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn prefix_v4(&self, address: u32) -> Option<Rule> {
-        PREFIX_V4.get(Key::new(32, address)).copied()
+    fn prefix_v4(&self, address: u32, bits: u32) -> Option<Rule> {
+        PREFIX_V4.get(Key::new(bits, address)).copied()
     }
 
     #[inline(always)]
-    fn prefix_v6(&self, address: [u64; 2]) -> Option<Rule> {
-        PREFIX_V6.get(&TrieKey::of(address).key).copied()
+    fn prefix_v6(&self, address: [u64; 2], bits: u32) -> Option<Rule> {
+        PREFIX_V6.get(&TrieKey::of(address, bits).key).copied()
     }
 
     #[inline(always)]

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use gateway::config::filter::{FilterConfig, Fragments};
-use gateway_common::abi::{ABI_VERSION, Knobs, NEVER, Rule, fragments};
+use gateway::config::filter::{FilterConfig, Fragments, Malformed};
+use gateway_common::abi::{ABI_VERSION, Knobs, NEVER, Rule, fragments, malformed};
 use gateway_common::source::Set;
 use gateway_common::verdict::Tables;
 use ipnet::IpNet;
@@ -196,6 +196,11 @@ impl Reference {
                     Fragments::Drop => fragments::DROP,
                     Fragments::Pass => fragments::PASS,
                 },
+                malformed: match config.malformed {
+                    Malformed::Judge => malformed::JUDGE,
+                    Malformed::Drop => malformed::DROP,
+                    Malformed::Pass => malformed::PASS,
+                },
                 ..Knobs::default()
             },
             ports: ports.to_vec(),
@@ -207,7 +212,7 @@ impl Reference {
     fn find(list: &[IpNet], address: IpAddr, takes: impl Fn(&IpNet) -> bool) -> Option<Rule> {
         list.iter()
             .find(|net| takes(net) && net.contains(&address))
-            .map(|_| Rule::new(0, NEVER))
+            .map(|net| Rule::new(0, NEVER, net.prefix_len()))
     }
 }
 
@@ -277,12 +282,14 @@ impl Tables for Reference {
     fn block_net64(&self, high: u64) -> Option<Rule> {
         Reference::find(&self.block, v6([high, 0]), |net| net.prefix_len() == 64)
     }
-    fn prefix_v4(&self, address: u32) -> Option<Rule> {
-        Reference::find(&self.block, v4(address), |net| net.prefix_len() < 32)
+    fn prefix_v4(&self, address: u32, bits: u32) -> Option<Rule> {
+        let fits = |net: &IpNet| net.prefix_len() < 32 && u32::from(net.prefix_len()) <= bits;
+        Reference::find(&self.block, v4(address), fits)
     }
-    fn prefix_v6(&self, address: [u64; 2]) -> Option<Rule> {
+    fn prefix_v6(&self, address: [u64; 2], bits: u32) -> Option<Rule> {
         let other = |net: &IpNet| net.prefix_len() != 64 && net.prefix_len() != 128;
-        Reference::find(&self.block, v6(address), other)
+        let fits = |net: &IpNet| other(net) && u32::from(net.prefix_len()) <= bits;
+        Reference::find(&self.block, v6(address), fits)
     }
     fn source_set(&self, _index: u32) -> Option<NoSet> {
         None

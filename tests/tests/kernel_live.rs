@@ -118,6 +118,21 @@ impl Site {
         });
     }
 
+    /// Returns when its successor answers.
+    fn kill_worker(&self) {
+        let first = self.gateway.worker_pid();
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(first as i32),
+            nix::sys::signal::Signal::SIGKILL,
+        )
+        .expect("kill");
+        until("another worker", || {
+            let output = self.gateway.cli(&["status", "--json"]);
+            let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+            (status["pid"].as_u64()? != u64::from(first)).then_some(())
+        });
+    }
+
     fn packets(&self, verdict: &str) -> u64 {
         let series = format!("gateway_filter_packets_total{{verdict=\"{verdict}\"}}");
         self.gateway.metric(&series) as u64
@@ -443,17 +458,7 @@ fn a_reload_changes_the_lists_and_a_dead_worker_leaves_the_filter() {
     site.gateway.cli_ok(&["reload"]);
     site.assert_dropped(BAD);
 
-    let first = site.gateway.worker_pid();
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(first as i32),
-        nix::sys::signal::Signal::SIGKILL,
-    )
-    .expect("kill");
-    until("another worker", || {
-        let output = site.gateway.cli(&["status", "--json"]);
-        let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
-        (status["pid"].as_u64()? != u64::from(first)).then_some(())
-    });
+    site.kill_worker();
     site.works(GOOD);
     site.assert_dropped(BAD);
 
@@ -461,6 +466,95 @@ fn a_reload_changes_the_lists_and_a_dead_worker_leaves_the_filter() {
     site.gateway.cli_ok(&["reload"]);
     site.works(BAD);
     assert!(site.packets("blocked-address") > 0);
+}
+
+#[test]
+fn bans_outlive_the_worker_that_set_them() {
+    let Some(site) = Site::start(&limits(), "enabled = false") else {
+        return;
+    };
+    let target = CLIENT[BAD].to_string();
+    site.works(BAD);
+    site.gateway
+        .cli_ok(&["bans", "add", &target, "--ttl", "1h"]);
+    site.gateway
+        .cli_ok(&["bans", "add", "198.51.100.0/24", "--ttl", "1h"]);
+    site.assert_dropped(BAD);
+
+    site.kill_worker();
+    site.works(GOOD);
+    site.assert_dropped(BAD);
+    let bans = site.gateway.bans();
+    assert_eq!(bans.len(), 2, "{bans:?}");
+    let restored = bans
+        .iter()
+        .find(|ban| ban["target"] == format!("{target}/32"));
+    let restored = restored.expect("the ban");
+    assert_eq!(restored["origin"], "manual");
+    assert_eq!(restored["reason"], "restored after a restart");
+    let remaining = restored["remaining_secs"].as_u64().expect("a number");
+    assert!((3500..=3600).contains(&remaining), "{restored}");
+
+    site.gateway.cli_ok(&["bans", "remove", &target]);
+    site.works(BAD);
+    assert_eq!(site.gateway.bans().len(), 1);
+}
+
+#[test]
+fn only_the_warden_holds_what_could_detach_the_filter() {
+    let Some(site) = Site::start(&limits(), "enabled = false") else {
+        return;
+    };
+    let links = |pid: u32| {
+        let files = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("readable as root");
+        let infos = files.filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok());
+        infos.filter(|info| info.contains("link_type")).count()
+    };
+    assert_eq!(links(site.gateway.warden_pid()), 2);
+    assert_eq!(links(site.gateway.worker_pid()), 0);
+    // And it is attached for all that.
+    site.gateway
+        .cli_ok(&["bans", "add", &CLIENT[BAD].to_string(), "--ttl", "1h"]);
+    site.assert_dropped(BAD);
+}
+
+#[test]
+fn an_interface_that_goes_takes_the_filter_along_and_says_so() {
+    let Some(site) = Site::start(&limits(), "enabled = false") else {
+        return;
+    };
+    let name = site.net.interface(BAD);
+    let arguments = ["-n", &site.net.gateway(), "link", "del", &name];
+    let done = std::process::Command::new("ip").args(arguments).status();
+    assert!(done.expect("iproute2 is installed").success());
+    let mode = |i: usize, mode: &str| {
+        let interface = site.net.interface(i);
+        format!("gateway_filter_mode{{interface=\"{interface}\",mode=\"{mode}\"}} 1")
+    };
+    let detached = mode(BAD, "detached");
+    until("the metric", || {
+        site.gateway
+            .metrics_text()
+            .contains(&detached)
+            .then_some(())
+    });
+    assert!(site.gateway.metrics_text().contains(&mode(GOOD, "native")));
+    let status = site.gateway.status();
+    assert_eq!(status["filter"][1]["mode"], "detached", "{status}");
+    // Every later look finds the same; one line says it.
+    let again = within(Duration::from_millis(2500), || {
+        (site
+            .gateway
+            .stderr()
+            .matches("KERNEL FILTER DETACHED")
+            .count()
+            > 1)
+        .then_some(())
+    });
+    assert!(again.is_none());
+    let said = site.gateway.stderr();
+    assert_eq!(said.matches("KERNEL FILTER DETACHED").count(), 1, "{said}");
+    site.works(GOOD);
 }
 
 #[test]

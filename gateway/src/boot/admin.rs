@@ -88,7 +88,7 @@ impl Control {
             return vec![Diagnostic {
                 path: "filter".into(),
                 reason: format!("{e}"),
-                hint: "what was reached so far is in force; reload again".into(),
+                hint: "the config before is still in force".into(),
             }];
         }
         let before = std::mem::replace(&mut self.alerts, alerts);

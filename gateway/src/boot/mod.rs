@@ -9,6 +9,7 @@ mod bans;
 mod control;
 mod link;
 mod report;
+mod resume;
 mod watch;
 
 use crate::clock::Now;
@@ -80,19 +81,16 @@ pub fn worker(start: WorkerStart) -> anyhow::Result<u8> {
         .context("alerts")?;
     let (orders, ordered) = mpsc::channel(BAN_ORDERS_MAX);
     let shared = Arc::new(shared(snapshot, orders));
+    let mut filter = start.filter;
+    if let Some(filter) = &mut filter {
+        resume::filter(filter, &shared);
+    }
     let cores = start_cores(&shared, start.sockets.listeners, access.as_ref(), &audit)?;
     audit.sink().emit(AuditEvent::Started {
         version: env!("CARGO_PKG_VERSION"),
         config: start.config.clone(),
     });
 
-    let mut filter = start.filter;
-    if let (Some(filter), Some(config)) = (&mut filter, &shared.snapshot.load().filter)
-        && let Err(error) = filter.apply(config, &protected_ports(&shared.snapshot.load()))
-    {
-        // A replaced worker may have had another config than the one the filter was loaded with.
-        tracing::error!(%error, "the kernel filter may still judge by an older config");
-    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

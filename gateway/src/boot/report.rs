@@ -4,7 +4,7 @@ use super::control::Control;
 use crate::admin::status::{Attached, ListenerView, Status};
 use crate::clock;
 use crate::config::filter::Mode;
-use crate::kernel::Reason;
+use crate::kernel::{AttachState, Reason};
 use crate::observe::metrics::{Kind, Sample};
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -88,10 +88,11 @@ impl Control {
         let interfaces = filter.status().interfaces.into_iter();
         let attached = interfaces.map(|interface| Attached {
             interface: interface.name,
-            mode: match interface.mode {
-                Mode::Native => "native",
-                Mode::Generic => "generic",
-                Mode::Auto => "unknown",
+            mode: match (interface.state, interface.mode) {
+                (AttachState::Detached, _) => "detached",
+                (AttachState::Attached, Mode::Native) => "native",
+                (AttachState::Attached, Mode::Generic) => "generic",
+                (AttachState::Attached, Mode::Auto) => "unknown",
             }
             .to_owned(),
         });

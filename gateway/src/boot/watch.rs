@@ -43,6 +43,9 @@ impl Control {
 
     pub fn watch_once(&mut self) {
         let now = Now::read();
+        if let Some(filter) = &mut self.filter {
+            filter.check_attached();
+        }
         let kernel_drops = self.kernel_drops();
         self.watch.drops = 0;
         let samples = self

@@ -28,6 +28,7 @@ pub struct RawFilter {
     pub allow: Vec<Prefix>,
     pub block: Vec<Prefix>,
     pub fragments: Fragments,
+    pub malformed: Malformed,
     /// One drop in this many becomes an event; rounded up to a power of two. 0: none.
     pub sample_every: Option<u32>,
     /// Entries of the source table, 32 bytes each; rounded up to a power of two. Four times the sources expected at once.
@@ -72,6 +73,22 @@ pub enum Fragments {
     Pass,
 }
 
+/// What happens to packets of which it cannot be read whether they are for a protected port: cut-off or
+/// contradictory headers, long chains of IPv6 extension headers. TCP and UDP that say they are for one, but are too
+/// short, are dropped in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Malformed {
+    /// Judged by their source, as if sent to a protected port; where that is unreadable too they pass, for the
+    /// stack to drop.
+    #[default]
+    Judge,
+    /// Dropped, whatever they were for.
+    Drop,
+    /// Not judged.
+    Pass,
+}
+
 /// The filter as the loader takes it: plain data, everything checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FilterConfig {
@@ -82,6 +99,7 @@ pub struct FilterConfig {
     pub allow: BTreeSet<IpNet>,
     pub block: BTreeSet<IpNet>,
     pub fragments: Fragments,
+    pub malformed: Malformed,
     /// A power of two, or 0.
     pub sample_every: u32,
     /// A power of two, at least the ways of one set.
@@ -120,6 +138,7 @@ impl Default for FilterConfig {
             allow: BTreeSet::new(),
             block: BTreeSet::new(),
             fragments: Fragments::default(),
+            malformed: Malformed::default(),
             sample_every: SAMPLE_EVERY_DEFAULT,
             sources: SOURCES_DEFAULT,
             list_entries: LIST_ENTRIES_DEFAULT,
@@ -139,6 +158,7 @@ impl RawFilter {
             allow: list(c, "allow", &self.allow, list_entries),
             block: self.block(c, list_entries),
             fragments: self.fragments,
+            malformed: self.malformed,
             sample_every: self.sample_every(c),
             sources: self.sources(c),
             list_entries,
@@ -418,6 +438,7 @@ mod tests {
         assert!(compile("rate = \"2000/s\"\nburst = 20").1.is_empty());
         assert!(toml::from_str::<RawFilter>("interface = []").is_err());
         assert!(toml::from_str::<RawFilter>("fragments = \"maybe\"").is_err());
+        assert!(toml::from_str::<RawFilter>("malformed = \"maybe\"").is_err());
     }
 
     #[test]

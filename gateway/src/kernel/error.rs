@@ -12,7 +12,7 @@ use super::load::OLDEST_KERNEL;
 pub enum KernelError {
     #[error("this binary was built without the kernel filter; build it with `cargo xtask build`")]
     NotBuilt,
-    #[error("the kernel filter needs Linux {}.{} or newer (frames in several buffers, coarse clock); this is {found}", OLDEST_KERNEL.0, OLDEST_KERNEL.1)]
+    #[error("the kernel filter needs Linux {}.{} or newer (maps that a worker without privileges may write to); this is {found}", OLDEST_KERNEL.0, OLDEST_KERNEL.1)]
     KernelTooOld { found: String },
     #[error(
         "loading the kernel filter needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; start the gateway privileged, or set filter.enabled = false"

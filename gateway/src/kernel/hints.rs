@@ -11,7 +11,10 @@ use super::KernelError;
 pub(super) struct Hints {
     name: &'static str,
     map: Array<MapData, u64>,
+    /// What is surely set there. Bits that are set there and not here cost a lookup.
     words: Vec<u64>,
+    /// Whether nothing else is set there.
+    exact: bool,
 }
 
 impl Hints {
@@ -20,6 +23,7 @@ impl Hints {
             name: maps::HINT_V4,
             map,
             words: vec![0; HINT_V4_WORDS as usize],
+            exact: true,
         }
     }
 
@@ -28,7 +32,14 @@ impl Hints {
             name: maps::HINT_V6,
             map,
             words: vec![0; HINT_V6_WORDS as usize],
+            exact: true,
         }
+    }
+
+    /// Another process has written to the map: whatever is needed is written again.
+    pub(super) fn forget(&mut self) {
+        self.words.fill(0);
+        self.exact = false;
     }
 
     /// Sets the bits of one more entry.
@@ -53,11 +64,12 @@ impl Hints {
             mark(net, &mut |index, bits| wanted[index] |= bits);
         }
         for (index, want) in wanted.into_iter().enumerate() {
-            if self.words[index] != want {
+            if self.words[index] != want || !self.exact {
                 self.words[index] = want;
                 self.write(index)?;
             }
         }
+        self.exact = true;
         Ok(())
     }
 

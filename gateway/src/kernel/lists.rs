@@ -38,7 +38,7 @@ pub struct Ban {
 
 /// Which map an entry goes into; the discriminant is its bit's place in [`lists`].
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     AllowV4,
     AllowV6,
     BlockV4,
@@ -49,8 +49,8 @@ enum Place {
 }
 const _: () = assert!(1 << Place::PrefixV6 as u32 == lists::PREFIX_V6);
 const _: () = assert!(1 << Place::Net64 as u32 == lists::BLOCK_NET64);
-const PLACES: usize = 7;
-const NAMES: [&str; PLACES] = [
+pub(super) const PLACES: usize = 7;
+pub(super) const NAMES: [&str; PLACES] = [
     maps::ALLOW_V4,
     maps::ALLOW_V6,
     maps::BLOCK_V4,
@@ -61,14 +61,14 @@ const NAMES: [&str; PLACES] = [
 ];
 
 impl Place {
-    fn of_allow(net: IpNet) -> Place {
+    pub(super) fn of_allow(net: IpNet) -> Place {
         match net {
             IpNet::V4(_) => Place::AllowV4,
             IpNet::V6(_) => Place::AllowV6,
         }
     }
 
-    fn of_block(net: IpNet) -> Place {
+    pub(super) fn of_block(net: IpNet) -> Place {
         match (net, net.prefix_len()) {
             (IpNet::V4(_), 32) => Place::BlockV4,
             (IpNet::V4(_), _) => Place::PrefixV4,
@@ -80,15 +80,15 @@ impl Place {
 }
 
 /// The cause of entries from the config.
-const CAUSE_CONFIG: u8 = 0;
+pub(super) const CAUSE_CONFIG: u8 = 0;
 
 pub(super) struct Lists {
-    maps: ListMaps,
+    pub(super) maps: ListMaps,
     /// Entries in each map, by [`Place`].
-    counts: [usize; PLACES],
-    allow: BTreeSet<IpNet>,
-    block: BTreeSet<IpNet>,
-    bans: BTreeMap<IpNet, Ban>,
+    pub(super) counts: [usize; PLACES],
+    pub(super) allow: BTreeSet<IpNet>,
+    pub(super) block: BTreeSet<IpNet>,
+    pub(super) bans: BTreeMap<IpNet, Ban>,
     /// Entries removed since the hints were built: bits may be left over.
     stale_v4: usize,
     stale_v6: usize,
@@ -127,42 +127,39 @@ impl Lists {
         self.bans.values().copied().collect()
     }
 
-    /// Makes the config's entries these. New allows come first and old ones go last, so that a source which is
-    /// allowed before and after is allowed throughout.
-    pub(super) fn set_config(
-        &mut self,
-        allow: &BTreeSet<IpNet>,
-        block: &BTreeSet<IpNet>,
-    ) -> Result<(), KernelError> {
+    // The three steps to another config, in this order: a source that is allowed before and after is allowed
+    // throughout, and one that is newly allowed is never met by a new block first.
+
+    pub(super) fn add_allows(&mut self, allow: &BTreeSet<IpNet>) -> Result<(), KernelError> {
         for net in missing(allow, &self.allow) {
-            self.put(
-                Place::of_allow(net),
-                net,
-                Rule::new(CAUSE_CONFIG, NEVER),
-                true,
-            )?;
+            self.put(Place::of_allow(net), net, config_rule(net), true)?;
             self.allow.insert(net);
         }
+        Ok(())
+    }
+
+    pub(super) fn set_blocks(&mut self, block: &BTreeSet<IpNet>) -> Result<(), KernelError> {
         for net in missing(&self.block, block) {
-            self.block.remove(&net);
             match self.bans.get(&net).copied() {
                 Some(ban) => self.put(Place::of_block(net), net, rule_of(ban), false)?,
-                None => self.take(Place::of_block(net), net)?,
+                None => {
+                    self.take(Place::of_block(net), net, true)?;
+                }
             }
+            self.block.remove(&net);
         }
         for net in missing(block, &self.block) {
             let new = !self.bans.contains_key(&net);
-            self.put(
-                Place::of_block(net),
-                net,
-                Rule::new(CAUSE_CONFIG, NEVER),
-                new,
-            )?;
+            self.put(Place::of_block(net), net, config_rule(net), new)?;
             self.block.insert(net);
         }
+        Ok(())
+    }
+
+    pub(super) fn drop_allows(&mut self, allow: &BTreeSet<IpNet>) -> Result<(), KernelError> {
         for net in missing(&self.allow, allow) {
+            self.take(Place::of_allow(net), net, true)?;
             self.allow.remove(&net);
-            self.take(Place::of_allow(net), net)?;
         }
         self.rebuild_hints()
     }
@@ -215,19 +212,24 @@ impl Lists {
         Ok(over)
     }
 
+    /// Whether there was one, here or in the map: what is dropped must always be possible to lift.
     fn remove_ban(&mut self, target: IpNet) -> Result<bool, KernelError> {
-        if !self.bans.contains_key(&target) {
-            return Ok(false);
-        }
+        let known = self.bans.contains_key(&target);
+        let mut found = false;
         if !self.block.contains(&target) {
-            self.take(Place::of_block(target), target)?;
+            found = self.take(Place::of_block(target), target, known)?;
         }
         self.bans.remove(&target);
-        Ok(true)
+        Ok(known || found)
     }
 
     fn put(&mut self, place: Place, net: IpNet, rule: Rule, new: bool) -> Result<(), KernelError> {
         let m = &mut self.maps;
+        // The hint first: one without an entry does no harm, an entry without a hint is not found.
+        match net {
+            IpNet::V4(_) => m.hints_v4.add(net)?,
+            IpNet::V6(_) => m.hints_v6.add(net)?,
+        }
         let done = match place {
             Place::AllowV4 => m.allow_v4.insert(&trie_v4(net), rule, 0),
             Place::AllowV6 => m.allow_v6.insert(&trie_v6(net), rule, 0),
@@ -241,13 +243,11 @@ impl Lists {
         if new {
             self.counts[place as usize] += 1;
         }
-        match net {
-            IpNet::V4(_) => self.maps.hints_v4.add(net),
-            IpNet::V6(_) => self.maps.hints_v6.add(net),
-        }
+        Ok(())
     }
 
-    fn take(&mut self, place: Place, net: IpNet) -> Result<(), KernelError> {
+    /// Whether it was there. `counted`: it is among [`Lists::counts`].
+    fn take(&mut self, place: Place, net: IpNet, counted: bool) -> Result<bool, KernelError> {
         let m = &mut self.maps;
         let done = match place {
             Place::AllowV4 => m.allow_v4.remove(&trie_v4(net)),
@@ -258,17 +258,19 @@ impl Lists {
             Place::PrefixV4 => m.prefix_v4.remove(&trie_v4(net)),
             Place::PrefixV6 => m.prefix_v6.remove(&trie_v6(net)),
         };
-        if let Err(e) = done
-            && !is_missing(&e)
-        {
-            return Err(KernelError::map(NAMES[place as usize])(e));
+        let found = match done {
+            Ok(()) => true,
+            Err(e) if is_missing(&e) => false,
+            Err(e) => return Err(KernelError::map(NAMES[place as usize])(e)),
+        };
+        if counted {
+            self.counts[place as usize] = self.counts[place as usize].saturating_sub(1);
         }
-        self.counts[place as usize] = self.counts[place as usize].saturating_sub(1);
         match net {
             IpNet::V4(_) => self.stale_v4 += 1,
             IpNet::V6(_) => self.stale_v6 += 1,
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Builds the hints anew once enough bits may be left over to matter.
@@ -298,8 +300,12 @@ fn missing(from: &BTreeSet<IpNet>, known: &BTreeSet<IpNet>) -> Vec<IpNet> {
     from.difference(known).copied().collect()
 }
 
+fn config_rule(net: IpNet) -> Rule {
+    Rule::new(CAUSE_CONFIG, NEVER, net.prefix_len())
+}
+
 fn rule_of(ban: Ban) -> Rule {
-    Rule::new(ban.cause, ban.expires_mono_ns)
+    Rule::new(ban.cause, ban.expires_mono_ns, ban.target.prefix_len())
 }
 
 fn is_missing(e: &MapError) -> bool {

@@ -9,13 +9,17 @@ use gateway_common::abi::{self, ABI_VERSION, Knobs, WAYS, maps};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::error::{chain, os_error};
+use super::health::{AttachState, LinksQuery};
 use super::hints::Hints;
 use super::lists::{ListMaps, Lists};
 use super::{Filter, InterfaceStatus, KernelError};
 use crate::config::filter::{FilterConfig, Interface, Mode};
 
-/// Major and minor: XDP on frames in several buffers came with 5.18, the coarse clock with 5.11, the ring buffer with 5.8.
-pub const OLDEST_KERNEL: (u8, u8) = (5, 18);
+/// Major and minor. The program itself would do with 5.18 (XDP on frames in several buffers). But a worker without
+/// privileges writes to the maps by their descriptors, which older kernels than 5.19 refuse where
+/// `kernel.unprivileged_bpf_disabled` is set, as it is nearly everywhere; and the data plane's io_uring wants 6.1,
+/// the long-term kernel after it and the oldest one that is tested.
+pub const OLDEST_KERNEL: (u8, u8) = (6, 1);
 
 /// The XDP object, or nothing where the build had none.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/filter.o"));
@@ -43,6 +47,8 @@ impl Filter {
         let mut bpf = open(config)?;
         let program = xdp(&mut bpf, abi::PROGRAM)?;
         program.load().map_err(|e| KernelError::refused(&e))?;
+        let info = program.info().map_err(|e| KernelError::refused(&e))?;
+        let program_id = info.id();
 
         let knobs = Knobs {
             abi_version: ABI_VERSION,
@@ -53,6 +59,8 @@ impl Filter {
         let mut filter = Filter {
             links: Vec::new(),
             interfaces: Vec::new(),
+            program_id,
+            links_query: LinksQuery::default(),
             knobs,
             knobs_map: take(&mut bpf, maps::KNOBS, Array::try_from)?,
             ports: vec![0; abi::PORT_WORDS as usize],
@@ -180,6 +188,7 @@ fn attach(
         ifindex,
         asked: interface.mode,
         mode,
+        state: AttachState::Attached,
     };
     Ok((link, status))
 }

@@ -1,16 +1,20 @@
 //! User-space half of the kernel filter; with `events` and the rest of this folder the only code that names aya.
 //!
 //! - [`load`](self): the object embedded in this binary, its maps sized, its program attached (needs privileges)
+//! - `adopt`: what a new worker finds in the maps that its predecessor wrote
+//! - `health`: whether the program is still attached
 //! - `lists`: allow list, block list and bans, mirrored here and kept in the maps
 //! - [`events`](DropEvents): sampled drops and the program's own log
 //! - `probe`: runs of the program on crafted frames, for tests and the bench
 //!
 //! Everything after [`Filter::load`] works in a process that has dropped every privilege, because the descriptors
-//! stay open: the parent loads, then forks, and the child goes on with the same [`Filter`]. The program stays
-//! attached as long as one of the two lives.
+//! stay open: the parent loads, then forks, and the child goes on with the same [`Filter`], but for the links: those
+//! are the parent's, and the program stays attached as long as it lives.
 
+mod adopt;
 mod error;
 mod events;
+mod health;
 mod hints;
 mod lists;
 mod load;
@@ -19,18 +23,22 @@ mod probe;
 pub use error::KernelError;
 pub use events::{DropEvents, FilterLog};
 pub use gateway_common::abi::{DropEvent, Reason};
+pub use health::AttachState;
 pub use lists::Ban;
 pub use load::OLDEST_KERNEL;
 pub use probe::{Action, Bench};
 
+use std::collections::BTreeSet;
+
 use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray};
 use aya::programs::links::FdLink;
-use gateway_common::abi::{self, EVENTS_LOST, Knobs, fragments, maps};
+use gateway_common::abi::{self, EVENTS_LOST, Knobs, fragments, malformed, maps};
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::config::filter::{FilterConfig, Fragments, Mode};
+use crate::config::filter::{FilterConfig, Fragments, Malformed, Mode};
+use health::LinksQuery;
 use lists::Lists;
 
 /// The loaded filter: program, maps, and what user space knows of them.
@@ -40,6 +48,8 @@ pub struct Filter {
     /// Attached while these (or their copies in a forked process) are open.
     links: Vec<FdLink>,
     interfaces: Vec<InterfaceStatus>,
+    program_id: u32,
+    links_query: LinksQuery,
     knobs: Knobs,
     knobs_map: Array<MapData, Knobs>,
     ports: Vec<u64>,
@@ -59,6 +69,8 @@ pub struct InterfaceStatus {
     pub asked: Mode,
     /// What it is: [`Mode::Native`] or [`Mode::Generic`].
     pub mode: Mode,
+    /// As of the last [`Filter::check_attached`].
+    pub state: AttachState,
 }
 
 /// What `gateway status` and the metrics show of the filter.
@@ -75,22 +87,46 @@ pub struct FilterStatus {
 }
 
 impl Filter {
-    /// A reload: lists, rate, fragment rule, samples and ports. Bans stay. What needs new maps or another
-    /// attachment is named in the log and waits for a restart.
+    /// A reload: lists, rate, rules on fragments and malformed packets, samples and ports. Bans stay. What needs new
+    /// maps or another attachment is named in the log and waits for a restart.
     ///
-    /// On an error what was reached so far is in force; the next `apply` completes it.
+    /// All or nothing: on an error what was in force before is again.
     pub fn apply(&mut self, config: &FilterConfig, ports: &[u16]) -> Result<(), KernelError> {
         self.warn_about_restart(config);
-        self.lists.set_config(&config.allow, &config.block)?;
-        self.write_ports(ports)?;
-        self.knobs.rate = config.rate;
-        self.knobs.sample_every = config.sample_every;
-        self.knobs.fragments = match config.fragments {
-            Fragments::Judge => fragments::JUDGE,
-            Fragments::Drop => fragments::DROP,
-            Fragments::Pass => fragments::PASS,
+        let before = Settings {
+            allow: self.lists.allow.clone(),
+            block: self.lists.block.clone(),
+            ports: self.ports.clone(),
+            knobs: self.knobs,
         };
+        let wanted = Settings {
+            allow: config.allow.clone(),
+            block: config.block.clone(),
+            ports: port_words(ports),
+            knobs: turned(self.knobs, config),
+        };
+        self.put_in_force(&wanted).inspect_err(|_| {
+            if let Err(error) = self.put_in_force(&before) {
+                tracing::error!(%error, "kernel filter: the config before cannot be put back in full");
+            }
+        })
+    }
+
+    fn put_in_force(&mut self, settings: &Settings) -> Result<(), KernelError> {
+        self.lists.add_allows(&settings.allow)?;
+        // A list that was empty is not looked into before its bit is set: new allows count before new blocks do.
+        self.sync_lists()?;
+        self.lists.set_blocks(&settings.block)?;
+        self.lists.drop_allows(&settings.allow)?;
+        self.write_ports(&settings.ports)?;
+        self.knobs = settings.knobs;
         self.write_knobs()
+    }
+
+    /// Closes this process's copies of the links. Whoever holds one may detach the program without any privilege,
+    /// so the process that talks to the network should hold none; the one that loaded keeps the program attached.
+    pub fn release_links(&mut self) {
+        self.links.clear();
     }
 
     /// Drops everything from `target` to the protected ports until `expires_mono_ns` ([`crate::clock::mono_ns`]).
@@ -150,11 +186,6 @@ impl Filter {
         }
     }
 
-    /// How many interfaces the program is attached to.
-    pub fn attached(&self) -> usize {
-        self.links.len()
-    }
-
     fn warn_about_restart(&self, config: &FilterConfig) {
         let same_interfaces = config
             .interfaces
@@ -178,17 +209,13 @@ impl Filter {
         }
     }
 
-    fn write_ports(&mut self, ports: &[u16]) -> Result<(), KernelError> {
-        let mut wanted = vec![0u64; abi::PORT_WORDS as usize];
-        for port in ports {
-            wanted[usize::from(port >> 6)] |= 1 << (port & 63);
-        }
+    fn write_ports(&mut self, wanted: &[u64]) -> Result<(), KernelError> {
         for (index, (have, want)) in self.ports.iter_mut().zip(wanted).enumerate() {
-            if *have != want {
+            if have != want {
                 self.ports_map
-                    .set(index as u32, want, 0)
+                    .set(index as u32, *want, 0)
                     .map_err(KernelError::map(maps::PORTS))?;
-                *have = want;
+                *have = *want;
             }
         }
         Ok(())
@@ -208,6 +235,41 @@ impl Filter {
             .set(0, self.knobs, 0)
             .map_err(KernelError::map(maps::KNOBS))
     }
+}
+
+/// What a config decides of a loaded filter.
+struct Settings {
+    allow: BTreeSet<IpNet>,
+    block: BTreeSet<IpNet>,
+    /// As in the map: one bit per port.
+    ports: Vec<u64>,
+    knobs: Knobs,
+}
+
+fn turned(knobs: Knobs, config: &FilterConfig) -> Knobs {
+    Knobs {
+        rate: config.rate,
+        sample_every: config.sample_every,
+        fragments: match config.fragments {
+            Fragments::Judge => fragments::JUDGE,
+            Fragments::Drop => fragments::DROP,
+            Fragments::Pass => fragments::PASS,
+        },
+        malformed: match config.malformed {
+            Malformed::Judge => malformed::JUDGE,
+            Malformed::Drop => malformed::DROP,
+            Malformed::Pass => malformed::PASS,
+        },
+        ..knobs
+    }
+}
+
+fn port_words(ports: &[u16]) -> Vec<u64> {
+    let mut words = vec![0u64; abi::PORT_WORDS as usize];
+    for port in ports {
+        words[usize::from(port >> 6)] |= 1 << (port & 63);
+    }
+    words
 }
 
 const _: () = {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use gateway::clock::mono_ns;
 use gateway::config::filter::{FilterConfig, Interface, Mode};
-use gateway::kernel::{Filter, KernelError};
+use gateway::kernel::{AttachState, Filter, KernelError};
 use gateway_tests::kernel::FrameSpec;
 
 use super::{PORTS, R, able, count, expect, load, net, nets, small};
@@ -188,7 +188,43 @@ fn everything_after_load_works_without_privileges() {
         filter.apply(&config, &[8443]).expect("applies");
         expect(&filter, &frame, R::Passed, "by no one");
         filter.sweep_expired(mono_ns()).expect("sweeps");
-        assert_eq!(filter.status().interfaces.len(), 1);
+        filter.check_attached();
+        let attached = [("gwk2".to_owned(), AttachState::Attached)];
+        assert_eq!(filter.attached(), attached);
+        assert_eq!(filter.adopt().expect("adopts"), []);
+    });
+}
+
+#[test]
+fn a_filter_that_is_no_longer_there_says_so() {
+    if !able() {
+        return;
+    }
+    in_namespace(|| {
+        let state = |filter: &mut Filter| {
+            filter.check_attached();
+            assert_eq!(filter.status().interfaces[0].state, filter.attached()[0].1);
+            filter.attached()[0].1
+        };
+        ip("link add gwk6 type veth peer name gwk7");
+        for mode in [Mode::Native, Mode::Generic] {
+            let mut filter = load(&on("gwk6", mode));
+            assert_eq!(state(&mut filter), AttachState::Attached);
+            ip("link del gwk6");
+            assert_eq!(state(&mut filter), AttachState::Detached, "gone");
+            ip("link add gwk6 type veth peer name gwk7");
+            assert_eq!(state(&mut filter), AttachState::Detached, "made anew");
+        }
+        // No other process holds copies here, so the links end with ours.
+        let mut filter = load(&on("gwk6", Mode::Auto));
+        assert_eq!(state(&mut filter), AttachState::Attached);
+        filter.release_links();
+        assert_eq!(state(&mut filter), AttachState::Detached, "let go");
+        let other = load(&on("gwk6", Mode::Auto));
+        assert_eq!(state(&mut filter), AttachState::Detached, "another program");
+        assert_eq!(other.attached()[0].1, AttachState::Attached);
+        // What remains works.
+        expect(&filter, &FrameSpec::default().build(), R::Passed, "a run");
     });
 }
 

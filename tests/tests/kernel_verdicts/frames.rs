@@ -1,6 +1,6 @@
 //! Tables of crafted frames: protocols, lists, tags, options, extension headers, fragments, malformed headers.
 
-use gateway::config::filter::{FilterConfig, Fragments};
+use gateway::config::filter::{FilterConfig, Fragments, Malformed};
 use gateway_tests::kernel::{FrameSpec, Transport};
 
 use super::{PORTS, R, able, expect, load, nets, small};
@@ -197,7 +197,23 @@ fn crafted_frames_get_their_verdict() {
                 extensions: vec![60; 9],
                 ..from(v6)
             },
-            R::Malformed,
+            R::PassedMalformed,
+        ),
+        (
+            "nine extensions do not hide who is blocked",
+            FrameSpec {
+                extensions: vec![60; 9],
+                ..from("2001:db8:bad::1")
+            },
+            R::BlockedAddress,
+        ),
+        (
+            "nine extensions, allowed",
+            FrameSpec {
+                extensions: vec![60; 9],
+                ..from("2001:db8:a:1::1")
+            },
+            R::Allowed,
         ),
         (
             "first fragment",
@@ -254,95 +270,152 @@ fn crafted_frames_get_their_verdict() {
     }
 }
 
+/// A frame with some bytes set.
+fn edit(spec: FrameSpec, at: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut frame = spec.build();
+    frame[at..at + bytes.len()].copy_from_slice(bytes);
+    frame
+}
+
+fn cut(spec: FrameSpec, len: usize) -> Vec<u8> {
+    spec.build()[..len].to_vec()
+}
+
 #[test]
-fn malformed_headers_are_dropped_and_what_is_not_ip_is_left_alone() {
+fn what_cannot_be_read_follows_its_rule_and_what_is_not_ip_is_left_alone() {
     if !able() {
         return;
     }
-    let filter = load(&small());
-    let edit = |spec: FrameSpec, at: usize, value: u8| {
-        let mut frame = spec.build();
-        frame[at] = value;
-        frame
+    let mut config = FilterConfig {
+        block: nets(["198.51.100.66/32"]),
+        ..small()
     };
+    let mut filter = load(&config);
     let v4 = FrameSpec::default;
     let v6 = || FrameSpec::from("2001:db8:1::7");
-    let cut = |spec: FrameSpec, len: usize| spec.build()[..len].to_vec();
-    for (what, frame, reason) in [
-        ("ipv4 says version 5", edit(v4(), 14, 0x55), R::Malformed),
+    let bad = || FrameSpec::from("198.51.100.66");
+    let other = || FrameSpec { port: 1, ..v4() };
+    let extended = FrameSpec {
+        extensions: vec![60],
+        ..v6()
+    };
+    const UNREADABLE: [R; 3] = [R::PassedMalformed, R::Malformed, R::PassedMalformed];
+    const ALWAYS: fn(R) -> [R; 3] = |reason| [reason; 3];
+    let cases: Vec<(&str, Vec<u8>, [R; 3])> = vec![
+        ("ipv4 says version 5", edit(v4(), 14, &[0x55]), UNREADABLE),
         (
             "ipv4 header of 16 bytes",
-            edit(v4(), 14, 0x44),
-            R::Malformed,
-        ),
-        (
-            "ipv4 options beyond the frame",
-            edit(cut_spec(), 14, 0x4f),
-            R::Malformed,
+            edit(v4(), 14, &[0x44]),
+            UNREADABLE,
         ),
         (
             "ipv4 length below its header",
-            edit(edit_spec(), 17, 19),
-            R::Malformed,
+            edit(v4(), 17, &[19]),
+            UNREADABLE,
+        ),
+        ("ipv4 cut in its header", cut(v4(), 33), UNREADABLE),
+        ("ipv4 cut before its ports", cut(v4(), 37), UNREADABLE),
+        (
+            "ipv4 length ends before its ports",
+            edit(v4(), 17, &[23]),
+            UNREADABLE,
         ),
         (
-            "ipv4 length leaves no tcp header",
-            edit(edit_spec(), 17, 39),
-            R::Malformed,
+            "ipv4 options beyond the frame",
+            edit(cut_spec(), 14, &[0x4f]),
+            UNREADABLE,
         ),
         (
-            "ipv4 length leaves a tcp header",
-            edit(edit_spec(), 17, 40),
-            R::Passed,
+            "the same, from a blocked source",
+            cut(bad(), 37),
+            [R::BlockedAddress, R::Malformed, R::PassedMalformed],
         ),
-        ("ipv4 cut in its header", cut(v4(), 33), R::Malformed),
-        ("ipv4 cut before its ports", cut(v4(), 37), R::Malformed),
-        ("ipv4 cut after its ports", cut(v4(), 38), R::Passed),
-        ("ipv6 says version 4", edit(v6(), 14, 0x40), R::Malformed),
-        ("ipv6 cut in its header", cut(v6(), 53), R::Malformed),
         (
-            "ipv6 without payload",
-            {
-                let mut f = v6().build();
-                f[18..20].fill(0);
-                f
-            },
-            R::Malformed,
+            "length leaves ports, but no tcp header",
+            edit(v4(), 17, &[39]),
+            ALWAYS(R::Malformed),
+        ),
+        (
+            "length leaves ports only",
+            edit(v4(), 17, &[24]),
+            ALWAYS(R::Malformed),
+        ),
+        (
+            "the same, to another port",
+            edit(other(), 17, &[39]),
+            ALWAYS(R::NotJudged),
+        ),
+        (
+            "length leaves a tcp header",
+            edit(v4(), 17, &[40]),
+            ALWAYS(R::Passed),
+        ),
+        (
+            "length 0 (big tcp)",
+            edit(v4(), 16, &[0, 0]),
+            ALWAYS(R::Passed),
+        ),
+        (
+            "length 0, blocked",
+            edit(bad(), 16, &[0, 0]),
+            ALWAYS(R::BlockedAddress),
+        ),
+        (
+            "length 0, to another port",
+            edit(other(), 16, &[0, 0]),
+            ALWAYS(R::NotJudged),
+        ),
+        ("ipv4 cut after its ports", cut(v4(), 38), ALWAYS(R::Passed)),
+        ("ipv6 says version 4", edit(v6(), 14, &[0x40]), UNREADABLE),
+        ("ipv6 cut in its header", cut(v6(), 53), UNREADABLE),
+        (
+            "ipv6 length 0 (big tcp)",
+            edit(v6(), 18, &[0, 0]),
+            ALWAYS(R::Passed),
+        ),
+        (
+            "ipv6 length 0 behind an extension",
+            edit(extended.clone(), 18, &[0, 0]),
+            ALWAYS(R::Passed),
         ),
         (
             "ipv6 extension beyond the payload",
-            edit(
-                FrameSpec {
-                    extensions: vec![60],
-                    ..v6()
-                },
-                55,
-                40,
-            ),
-            R::Malformed,
+            edit(extended, 55, &[40]),
+            UNREADABLE,
         ),
-        ("ethernet alone", cut(v4(), 14), R::Malformed),
-        ("arp", edit(v4(), 13, 0x06), R::NotJudged),
+        ("ethernet alone", cut(v4(), 14), UNREADABLE),
+        ("arp", edit(v4(), 13, &[0x06]), ALWAYS(R::NotJudged)),
         (
             "tag without what follows",
-            {
-                let mut f = cut(v4(), 14);
-                f[12..14].copy_from_slice(&[0x81, 0]);
-                f
-            },
-            R::NotJudged,
+            edit_of(cut(v4(), 14), 12, &[0x81, 0]),
+            ALWAYS(R::NotJudged),
         ),
+    ];
+    for (rule, column) in [
+        (Malformed::Judge, 0),
+        (Malformed::Drop, 1),
+        (Malformed::Pass, 2),
     ] {
-        expect(&filter, &frame, reason, what);
-    }
-    fn edit_spec() -> FrameSpec {
-        FrameSpec::default()
+        config.malformed = rule;
+        filter.apply(&config, PORTS).expect("applies");
+        for (what, frame, reasons) in &cases {
+            expect(
+                &filter,
+                frame,
+                reasons[column],
+                &format!("{what}, {rule:?}"),
+            );
+        }
     }
     fn cut_spec() -> FrameSpec {
         FrameSpec {
             payload: 0,
             ..FrameSpec::default()
         }
+    }
+    fn edit_of(mut frame: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
+        frame[at..at + bytes.len()].copy_from_slice(bytes);
+        frame
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use gateway::config::filter::{FilterConfig, Fragments};
+use gateway::config::filter::{FilterConfig, Fragments, Malformed};
 use gateway::kernel::Action;
 use gateway_common::verdict::decide;
 use gateway_tests::kernel::{FrameSpec, Reference, Transport};
@@ -23,9 +23,14 @@ fn the_kernel_and_the_host_judge_mutated_frames_alike() {
         .unwrap_or(20_261_124u64);
     println!("seed {seed} (GATEWAY_SEED)");
     let mut random = Random(seed);
-    for rule in [Fragments::Judge, Fragments::Drop, Fragments::Pass] {
+    for (rule, malformed) in [
+        (Fragments::Judge, Malformed::Judge),
+        (Fragments::Drop, Malformed::Pass),
+        (Fragments::Pass, Malformed::Drop),
+    ] {
         let config = FilterConfig {
             fragments: rule,
+            malformed,
             sample_every: 0,
             ..listed()
         };
