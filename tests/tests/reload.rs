@@ -6,7 +6,8 @@ use gateway_tests::gateway::{Gateway, before, command};
 use gateway_tests::load::{Load, OnClose};
 use gateway_tests::upstream::{Step, Upstream, ok};
 use gateway_tests::wait::until;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
 const RELOADS: usize = 20;
@@ -234,4 +235,46 @@ fn a_drain_waits_for_the_slow_but_not_for_ever() {
     );
     assert!(never.try_response("GET").is_err());
     assert_eq!(status.code(), Some(0), "{}", gateway.stderr());
+}
+
+#[test]
+fn a_reload_while_the_worker_is_down_is_what_its_successors_serve() {
+    let upstream = Upstream::ok("x");
+    let mut gateway = before(upstream.address);
+    let plain = Config::default().upstream("up", &[upstream.address]);
+    let base = Config {
+        sections: plain.sections,
+        ..gateway.config.clone()
+    };
+    let crash = |gateway: &Gateway| {
+        let pid = gateway.worker_pid();
+        kill(Pid::from_raw(pid as i32), Signal::SIGKILL).expect("kill the worker");
+        pid
+    };
+    let replaced = |gateway: &Gateway, dead: u32| {
+        until("another worker", || {
+            let output = gateway.cli(&["status", "--json"]);
+            let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+            (status["pid"].as_u64()? != u64::from(dead)).then_some(())
+        });
+    };
+    let serves = |gateway: &Gateway, i: usize| {
+        assert_eq!(gateway.http().ask(get(&format!("/new{i}"))).status, 200);
+        assert_eq!(gateway.http().ask(get("/new-none")).status, 404);
+    };
+    for i in 0..3 {
+        gateway.rewrite(base.clone().section(&route("new", &format!("/new{i}"))));
+        let dead = crash(&gateway);
+        gateway.signal(Signal::SIGHUP);
+        replaced(&gateway, dead);
+        serves(&gateway, i);
+    }
+    // Not only the next one: a reload that works comes between, and then one more end.
+    gateway.rewrite(base.clone().section(&route("new", "/new3")));
+    gateway.cli_ok(&["reload"]);
+    serves(&gateway, 3);
+    let dead = crash(&gateway);
+    replaced(&gateway, dead);
+    serves(&gateway, 3);
+    assert!(!gateway.stderr().contains("was not sent"));
 }

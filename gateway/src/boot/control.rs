@@ -129,10 +129,14 @@ impl Control {
 
     fn on_message(&mut self, message: ToWorker, link: &Link) {
         match message {
-            ToWorker::Publish { ticket, bundle } => {
+            ToWorker::Publish {
+                ticket,
+                number,
+                bundle,
+            } => {
                 let errors = self.publish(&bundle);
                 self.answer(ticket, &errors);
-                link.send(&ToWarden::Published { ticket, errors });
+                link.send(&ToWarden::Published { number, errors });
             }
             ToWorker::Refused { ticket, errors } => self.answer(ticket, &errors),
             ToWorker::ReopenLogs => {
