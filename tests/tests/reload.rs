@@ -278,3 +278,36 @@ fn a_reload_while_the_worker_is_down_is_what_its_successors_serve() {
     serves(&gateway, 3);
     assert!(!gateway.stderr().contains("was not sent"));
 }
+
+#[test]
+fn who_is_allowed_is_never_banned_and_a_ban_says_how_far_it_reaches() {
+    let upstream = Upstream::ok("x");
+    let mut gateway = before(upstream.address);
+    let said = gateway.cli_ok(&["bans", "add", "127.0.0.9", "--ttl", "1m"]);
+    assert!(said.contains("in user space only"), "{said}");
+    let said = gateway.cli_ok(&["bans", "add", "192.0.2.1", "--ttl", "1m", "--json"]);
+    let answer: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!(answer["kernel"], false);
+    assert!(
+        answer["why"]
+            .as_str()
+            .is_some_and(|why| why.contains("off"))
+    );
+    for all in ["::ffff:0:0/96", "0.0.0.0/0"] {
+        let refused = gateway.cli(&["bans", "add", all]);
+        assert_eq!(refused.status.code(), Some(1), "{all}");
+    }
+    let mut config = gateway.config.clone();
+    config.filter = "enabled = false\nallow = [\"127.0.0.0/8\"]".into();
+    gateway.rewrite(config);
+    gateway.cli_ok(&["reload"]);
+    let targets: Vec<String> = gateway
+        .bans()
+        .iter()
+        .map(|b| b["target"].to_string())
+        .collect();
+    assert_eq!(targets, ["\"192.0.2.1/32\""]);
+    let refused = gateway.cli(&["bans", "add", "127.0.0.9"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("trusted"));
+}

@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// A worker that has not taken a whole message by then hangs; the message is lost, the warden does not hang with it.
-const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 const SEND_PART_BYTES: usize = 32 << 10;
 
 /// The warden's view of a running worker.
