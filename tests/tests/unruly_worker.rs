@@ -145,3 +145,30 @@ fn a_worker_that_asks_for_reloads_all_the_time_does_not_get_them() {
     drop(channel);
     reader.join().expect("the reader");
 }
+
+#[test]
+fn a_worker_that_answers_what_it_was_not_asked_is_replaced() {
+    if skip_without_root("root, to reach into another process") {
+        return;
+    }
+    let upstream = Upstream::ok("x");
+    let gateway = before(upstream.address);
+    for forged in [
+        &br#"{"Published":{"number":1,"errors":[]}}"#[..],
+        br#""Ready""#,
+        b"{",
+    ] {
+        let worker = gateway.worker_pid();
+        let Some(mut channel) = channel(&gateway, worker) else {
+            println!("SKIP: needs the right to trace processes");
+            return;
+        };
+        let mut frame = (forged.len() as u32).to_le_bytes().to_vec();
+        frame.push(16);
+        frame.extend_from_slice(forged);
+        channel.write_all(&frame).expect("the warden reads");
+        replaced(&gateway, worker);
+        assert_eq!(gateway.http().ask(get("/")).status, 200);
+    }
+    assert_eq!(gateway.stderr().matches(": killed").count(), 3);
+}

@@ -90,8 +90,17 @@ impl Warden {
     /// The worker's answer to a bundle. Only the oldest may be answered: anything else changes nothing.
     pub(super) fn published(&mut self, number: u64, errors: &[Diagnostic]) {
         let expected = self.sent.front().is_some_and(|sent| sent.number == number);
-        let Some(sent) = self.sent.pop_front_if(|_| expected) else {
-            tracing::warn!(number, "answer to a bundle that was not sent");
+        let sent = if expected {
+            self.sent.pop_front()
+        } else {
+            None
+        };
+        let Some(sent) = sent else {
+            tracing::error!(
+                number,
+                "the worker answers a bundle that was not sent: killed"
+            );
+            self.kill_worker();
             return;
         };
         self.notify.ready();

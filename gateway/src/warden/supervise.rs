@@ -201,7 +201,14 @@ impl Warden {
             return;
         };
         match worker.receive() {
-            Ok(Some(messages)) => messages.into_iter().for_each(|m| self.on_message(m)),
+            Ok(Some(messages)) => {
+                for message in messages {
+                    // Once it is given up, nothing it still says counts.
+                    if self.worker.as_ref().is_some_and(|worker| !worker.closed) {
+                        self.on_message(message);
+                    }
+                }
+            }
             Ok(None) => {
                 // It is ending, most likely. While draining, `stop_at` bounds that.
                 worker.closed = true;
@@ -220,6 +227,10 @@ impl Warden {
 
     fn on_message(&mut self, message: ToWarden) {
         match message {
+            ToWarden::Ready if self.worker.as_ref().is_some_and(|worker| worker.ready) => {
+                tracing::error!("the worker says twice that it is ready: killed");
+                self.kill_worker();
+            }
             ToWarden::Ready => {
                 tracing::info!("ready");
                 self.served = true;
@@ -244,11 +255,11 @@ impl Warden {
         }
     }
 
-    fn kill_worker(&mut self) {
+    pub(super) fn kill_worker(&mut self) {
         let Some(worker) = &mut self.worker else {
             return;
         };
-        // Nothing it still says counts, and an end that takes its time must not keep the warden busy.
+        // An end that takes its time must not keep the warden busy.
         worker.closed = true;
         worker.kill_at = None;
         if let Err(error) = kill(worker.pid, Signal::SIGKILL) {
