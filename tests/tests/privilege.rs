@@ -260,3 +260,39 @@ fn a_second_gateway_on_the_same_address_is_refused() {
     assert!(said.contains("another process does already"), "{said}");
     assert_eq!(first.http().ask(get("/")).status, 200);
 }
+
+#[test]
+fn a_log_in_a_folder_of_roots_is_made_anew_for_the_worker_when_it_is_moved_away() {
+    if skip_without_root("root, whose folder the worker cannot write to") {
+        return;
+    }
+    let upstream = Upstream::ok("x");
+    let dir = private_dir();
+    gateway_tests::material::write(dir.path());
+    let config = Config::forwarding_to(upstream.address);
+    let text = config.render(dir.path());
+    let text = text.replace("log/access.jsonl", "roots/access.jsonl");
+    fs::write(dir.path().join("gateway.toml"), text).expect("the config");
+    let folder = dir.path().join("roots");
+    fs::create_dir(&folder).expect("the folder");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("its mode");
+
+    let gateway = Confined::start(dir.path());
+    until("the worker", || {
+        let stderr = fs::read_to_string(dir.path().join("stderr.log")).ok()?;
+        stderr.contains(" ready").then_some(())
+    });
+    let access = folder.join("access.jsonl");
+    fs::rename(&access, folder.join("moved")).expect("move the log away");
+    kill(Pid::from_raw(gateway.0.id() as i32), Signal::SIGHUP).expect("SIGHUP");
+    until("a record in the new log", || {
+        assert_eq!(Client::connect(config.http).ask(get("/")).status, 200);
+        (fs::metadata(&access).ok()?.len() > 0).then_some(())
+    });
+    let meta = fs::metadata(&access).expect("the new log");
+    assert_eq!(
+        (meta.uid(), meta.permissions().mode() & 0o777),
+        (65534, 0o600)
+    );
+    gateway.stop();
+}
