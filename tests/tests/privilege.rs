@@ -94,6 +94,10 @@ fn logs_keys_and_the_admin_socket_are_private() {
     let targets: Vec<_> = open
         .filter_map(|fd| fs::read_link(fd.path()).ok())
         .collect();
+    let signals = targets
+        .iter()
+        .any(|t| t.display().to_string().contains("signalfd"));
+    assert!(!signals, "the worker holds the warden's signals");
     for secret in ["audit.key", "server.key", "gateway.toml"] {
         let held = targets
             .iter()
