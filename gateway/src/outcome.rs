@@ -79,7 +79,7 @@ kinds! {
         AddressDenied = 403, "address-denied", "The address is not allowed", Some(StrikeKind::Policy);
         Banned = 403, "banned", "The address is banned", None;
         NotFound = 404, "no-route", "No such resource", Some(StrikeKind::NotFound);
-        MethodNotAllowed = 405, "method-not-allowed", "The method is not allowed here", Some(StrikeKind::Policy);
+        MethodNotAllowed = 405, "method-not-allowed", "The method is not allowed here", None;
         RequestTimeout = 408, "request-timeout", "The request took too long to arrive", Some(StrikeKind::Syntax);
         BodyTooLarge = 413, "body-too-large", "The body is too large", Some(StrikeKind::Policy);
         TargetTooLong = 414, "target-too-long", "The request target is too long", Some(StrikeKind::Syntax);

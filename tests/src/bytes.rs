@@ -51,6 +51,14 @@ impl Inbox {
         self.bytes.is_empty()
     }
 
+    /// What was read ahead, as much as fits; 0 when nothing was.
+    pub fn take(&mut self, part: &mut [u8]) -> usize {
+        let n = part.len().min(self.bytes.len());
+        part[..n].copy_from_slice(&self.bytes[..n]);
+        self.bytes.drain(..n);
+        n
+    }
+
     /// One read; `false` at the end of the stream.
     pub fn fill(&mut self, from: &mut impl Read) -> io::Result<bool> {
         let at = self.bytes.len();

@@ -157,7 +157,7 @@ impl Client {
         let mut out = Vec::new();
         let mut part = [0; 16 << 10];
         while out.len() < max {
-            match self.stream.read(&mut part) {
+            match self.read_some(&mut part) {
                 Ok(n) if n > 0 => out.extend_from_slice(&part[..n]),
                 _ => break,
             }
@@ -165,8 +165,12 @@ impl Client {
         out
     }
 
+    /// One read, of what came with a head first.
     pub fn read_some(&mut self, part: &mut [u8]) -> io::Result<usize> {
-        self.stream.read(part)
+        match self.inbox.take(part) {
+            0 => self.stream.read(part),
+            n => Ok(n),
+        }
     }
 
     pub fn end_sending(&self) {

@@ -208,6 +208,16 @@ impl Gateway {
         found.map_or(0.0, |value| value.parse().expect("a number"))
     }
 
+    /// Waits for a metric: an exchange is counted after its answer is out.
+    pub fn await_metric(&self, series: &str, value: f64) {
+        let reached = within(PATIENCE, || (self.metric(series) == value).then_some(()));
+        assert!(
+            reached.is_some(),
+            "{series} is {} instead of {value}",
+            self.metric(series)
+        );
+    }
+
     /// The access records written so far. A line that is no JSON fails the test.
     pub fn records(&self) -> Vec<Value> {
         json_lines(&self.path("log/access.jsonl"))

@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod load;
 pub mod material;
 pub mod netns;
+pub mod site;
 pub mod skip;
 pub mod tokens;
 pub mod upstream;

@@ -4,6 +4,9 @@ use gateway_tests::client::get;
 use gateway_tests::config::Config;
 use gateway_tests::gateway::{Gateway, command};
 use gateway_tests::upstream::Upstream;
+use gateway_tests::wait::until;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -198,4 +201,80 @@ fn a_log_goes_on_after_a_restart_and_a_break_is_on_record() {
     let (code, said) = verify(&log);
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("earlier log was found changed"), "{said}");
+}
+
+#[test]
+fn a_rotated_log_verifies_file_by_file_and_a_crash_costs_no_proof() {
+    let upstream = Upstream::ok("x");
+    let mut config = Config::forwarding_to(upstream.address);
+    config.audit_log = "max_size = \"64KiB\"\nkeep = 50".into();
+    config.sections = config.sections.replace("/*", "/only");
+    let mut gateway = Gateway::start(config);
+    let log = gateway.path("log/audit.jsonl");
+    let refuse = |gateway: &Gateway, times: usize| {
+        let mut client = gateway.http();
+        for _ in 0..times {
+            assert_eq!(client.ask(get("/nowhere")).status, 404);
+        }
+    };
+    // It rotates between batches, so one flood does not make two files.
+    until("two rotated logs", || {
+        refuse(&gateway, 300);
+        let second = log.with_file_name("audit.jsonl.2");
+        second.exists().then_some(())
+    });
+    let worker = gateway.worker_pid();
+    let client = std::thread::scope(|scope| {
+        let busy = scope.spawn(|| {
+            let mut client = gateway.http();
+            let asked = |c: &mut gateway_tests::client::Client| {
+                c.try_send(get("/nowhere")).is_ok() && c.try_response("GET").is_ok()
+            };
+            (0..100_000).take_while(|_| asked(&mut client)).count()
+        });
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        kill(Pid::from_raw(worker as i32), Signal::SIGKILL).expect("kill the worker");
+        busy.join().expect("the client")
+    });
+    assert!(client > 0);
+    until("another worker", || {
+        gateway
+            .cli(&["status", "--json"])
+            .status
+            .success()
+            .then_some(())
+    });
+    refuse(&gateway, 50);
+    assert_eq!(gateway.stop().code(), Some(0));
+    let mut files: Vec<PathBuf> = (1..=50)
+        .map(|n| log.with_file_name(format!("audit.jsonl.{n}")))
+        .filter(|p| p.exists())
+        .collect();
+    files.push(log.clone());
+    assert!(files.len() >= 3);
+    let key = log.with_file_name("audit.jsonl.pub").display().to_string();
+    for file in &files {
+        let output = command(&[
+            "audit",
+            "verify",
+            &file.display().to_string(),
+            "--public-key",
+            &key,
+        ]);
+        let said =
+            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {said}", file.display());
+    }
+    // A rotated file ends with a record that says so: it cannot be cut either.
+    let text = fs::read_to_string(&files[0]).expect("a rotated log");
+    let lines: Vec<&str> = text.lines().collect();
+    fs::write(&files[0], lines[..lines.len() - 1].join("\n") + "\n").expect("write");
+    let output = command(&[
+        "audit",
+        "verify",
+        &files[0].display().to_string(),
+        "--public-key",
+        &key,
+    ]);
+    assert_eq!(output.status.code(), Some(1), "a cut rotated log passed");
 }

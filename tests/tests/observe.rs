@@ -41,6 +41,7 @@ fn metrics_parse_and_agree_with_what_was_asked() {
     }
     gateway.http().ask("BROKEN\r\n\r\n");
     assert_eq!(gateway.curl().get("/open/tls", &[]).status, 200);
+    gateway.await_metric("gateway_responses_total{code=\"200\",class=\"2xx\"}", 8.0);
 
     let text = Client::connect(metrics).ask(get("/metrics")).text();
     let values = parse(&text);
@@ -238,7 +239,7 @@ fn an_alert_reaches_the_webhook_once_and_not_again_too_soon() {
     );
     assert_eq!(alert["cause"], "threshold");
     assert!(alert["value"].as_f64().expect("a value") > 0.3, "{alert}");
-    assert_eq!(gateway.metric("gateway_alerts_firing"), 1.0);
+    gateway.await_metric("gateway_alerts_firing", 1.0);
     gateway.audit_where("alert", |e| {
         e["event"] == "alert" && e["signal"] == "error_ratio"
     });
@@ -303,17 +304,16 @@ fn status_and_strikes_are_counted() {
     for _ in 0..6 {
         gateway.http().ask("BROKEN\r\n\r\n");
     }
-    assert_eq!(
-        gateway.metric("gateway_strikes_total{kind=\"syntax\"}"),
-        6.0
-    );
+    gateway.await_metric("gateway_strikes_total{kind=\"syntax\"}", 6.0);
     assert_eq!(gateway.bans(), [Value::Null; 0]);
     gateway.audit_where("the shadow ban", |e| {
         e["event"] == "ban-added" && e["reason"].as_str().is_some_and(|r| r.contains("shadow"))
     });
     assert_eq!(gateway.http().ask(get("/")).status, 200);
+    until("seven requests", || {
+        (gateway.status()["requests"] == 7).then_some(())
+    });
     let status = gateway.status();
-    assert_eq!(status["requests"], 7);
     assert_eq!(status["filter"], Value::Array(vec![]));
     assert_eq!(status["log_records_lost"], 0);
 }
@@ -327,7 +327,7 @@ fn strikes_ban_in_user_space_too_and_the_ban_ends() {
     let mut kept = gateway.http();
     assert_eq!(kept.ask(get("/")).status, 200);
     let mut refused = 0;
-    for _ in 0..8 {
+    for _ in 0..20 {
         let Ok(mut client) = Client::try_connect(gateway.config.http) else {
             break;
         };
@@ -336,8 +336,9 @@ fn strikes_ban_in_user_space_too_and_the_ban_ends() {
             .and_then(|()| client.try_response("GET"));
         refused += u32::from(answered.is_ok());
     }
+    // The sum decays a little, and a strike counts after its answer is out: the next client may be in already.
     assert!(
-        (4..=5).contains(&refused),
+        (4..=7).contains(&refused),
         "{refused} refusals before the ban"
     );
     let bans = gateway.bans();

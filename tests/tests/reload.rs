@@ -2,7 +2,7 @@
 
 use gateway_tests::client::get;
 use gateway_tests::config::Config;
-use gateway_tests::gateway::{Gateway, before, command};
+use gateway_tests::gateway::{Gateway, before, command, json_lines};
 use gateway_tests::load::{Load, OnClose};
 use gateway_tests::upstream::{Step, Upstream, ok};
 use gateway_tests::wait::until;
@@ -310,4 +310,51 @@ fn who_is_allowed_is_never_banned_and_a_ban_says_how_far_it_reaches() {
     let refused = gateway.cli(&["bans", "add", "127.0.0.9"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("trusted"));
+}
+
+#[test]
+fn a_drain_lets_a_long_download_end() {
+    const BYTES: usize = 16 << 20;
+    let upstream = Upstream::start(|_| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {BYTES}\r\n\r\n");
+        vec![
+            Step::Send(head.into_bytes()),
+            Step::Send(vec![b'x'; BYTES / 2]),
+            Step::Wait(Duration::from_millis(1500)),
+            Step::Send(vec![b'x'; BYTES / 2]),
+        ]
+    });
+    let mut gateway = before(upstream.address);
+    let mut client = gateway.http();
+    client.send(get("/big"));
+    let head = client.head().expect("a head");
+    gateway.signal(Signal::SIGTERM);
+    let mut got = 0;
+    client
+        .body(&head, |part| got += part.len())
+        .expect("the whole body");
+    assert_eq!(got, BYTES);
+    let status = gateway.exit(Duration::from_secs(10)).expect("an end");
+    assert_eq!(status.code(), Some(0), "{}", gateway.stderr());
+}
+
+#[test]
+fn logs_opened_anew_under_load_lose_no_record() {
+    let upstream = Upstream::ok("x");
+    let mut gateway = before(upstream.address);
+    let load = Load::start(gateway.config.http, "/load", 4, OnClose::Reconnect);
+    let log = gateway.path("log/access.jsonl");
+    for n in 0..5 {
+        let before_this = load.done();
+        until("load", || (load.done() > before_this + 50).then_some(()));
+        std::fs::rename(&log, gateway.path(&format!("log/moved.{n}"))).expect("move the log");
+        gateway.signal(Signal::SIGHUP);
+        until("a new log", || log.exists().then_some(()));
+    }
+    let (done, failures) = load.finish();
+    assert!(failures.is_empty(), "{failures:#?}");
+    assert_eq!(gateway.stop().code(), Some(0));
+    let moved = (0..5).map(|n| gateway.path(&format!("log/moved.{n}")));
+    let records: usize = moved.chain([log]).map(|p| json_lines(&p).len()).sum();
+    assert_eq!(records as u64, done);
 }

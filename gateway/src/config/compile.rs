@@ -200,6 +200,7 @@ fn listener(raw: raw::Listener, c: &mut Compiler<'_>) -> Option<Listener> {
             headers_max: limits.fields,
             underscores: limits.underscores,
             encoded_slash: limits.encoded_slash,
+            path_parameters: limits.path_parameters,
         },
         body_bytes_max: limits.body_bytes.0,
         requests_per_connection: limits.requests_per_connection,

@@ -131,7 +131,10 @@ pub struct HeadLimits {
     /// Requests on one connection before it is closed.
     pub requests_per_connection: u64,
     pub underscores: Underscores,
+    /// `%2F` in a path.
     pub encoded_slash: AmbiguousPath,
+    /// `;` in a path.
+    pub path_parameters: AmbiguousPath,
 }
 
 impl Default for HeadLimits {
@@ -144,6 +147,7 @@ impl Default for HeadLimits {
             requests_per_connection: 100_000,
             underscores: Underscores::Drop,
             encoded_slash: AmbiguousPath::Refuse,
+            path_parameters: AmbiguousPath::Refuse,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use super::framing::{BodyFields, CONNECTION_OPTIONS_MAX, Coding, list};
 use super::head::{Framing, Header, RequestHead, Version};
+use super::path::Kept;
 use super::request_line::{RequestLine, request_line};
 use super::space::HeaderSpace;
 use super::{lines, rules, target};
@@ -22,7 +23,7 @@ pub enum Underscores {
     Keep,
 }
 
-/// What to do with `%2F` in a path.
+/// What to do with a path that upstreams read differently: `%2F`, or `;` parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AmbiguousPath {
@@ -40,6 +41,16 @@ pub struct HeadLimits {
     pub headers_max: usize,
     pub underscores: Underscores,
     pub encoded_slash: AmbiguousPath,
+    pub path_parameters: AmbiguousPath,
+}
+
+impl HeadLimits {
+    fn kept(&self) -> Kept {
+        Kept {
+            encoded_slash: self.encoded_slash == AmbiguousPath::Keep,
+            parameters: self.path_parameters == AmbiguousPath::Keep,
+        }
+    }
 }
 
 impl Default for HeadLimits {
@@ -50,6 +61,7 @@ impl Default for HeadLimits {
             headers_max: 100,
             underscores: Underscores::Drop,
             encoded_slash: AmbiguousPath::Refuse,
+            path_parameters: AmbiguousPath::Refuse,
         }
     }
 }
@@ -122,7 +134,7 @@ pub fn parse<'b>(
         line.version == Version::Http11,
         host,
     )?;
-    let path = target::canonical_path(target.path, limits.encoded_slash, path)?;
+    let path = target::canonical_path(target.path, limits.kept(), path)?;
     if facts.dropped > 0 {
         headers.retain_without_underscore();
     }

@@ -6,20 +6,28 @@ use crate::outcome::Rejection;
 
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
+/// Forms that some upstreams read differently, and are kept only where the operator says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// `%2F`, which some decode to a separator.
+    pub encoded_slash: bool,
+    /// `;` parameters, which servers of the Java family drop before they match: `/admin;x/users`.
+    pub parameters: bool,
+}
+
 /// Writes the canonical form of `raw` (a path, without query) to `out`: unreserved bytes decoded,
 /// everything else that needs it percent-encoded in upper case, `//` merged, dot segments resolved.
-/// Refused: a path above the root, encoded slashes (unless kept), backslashes, encoded control
+/// Refused: a path above the root, encoded slashes and `;` parameters (unless kept), backslashes, encoded control
 /// bytes, double encoding, overlong UTF-8, and dot segments with parameters (`..;`).
-pub fn canonicalize(
-    raw: &[u8],
-    keep_encoded_slash: bool,
-    out: &mut String,
-) -> Result<(), Rejection> {
+pub fn canonicalize(raw: &[u8], kept: Kept, out: &mut String) -> Result<(), Rejection> {
     out.clear();
     if raw.first() != Some(&b'/') {
         return Err(rules::head("The request target must start with a slash."));
     }
-    decode(raw, keep_encoded_slash, out)?;
+    decode(raw, kept.encoded_slash, out)?;
+    if !kept.parameters && out.contains(';') {
+        return Err(rules::path("The path holds `;` parameters."));
+    }
     if out.contains('%') {
         refuse_double_encoding(out.as_bytes())?;
     }
@@ -36,7 +44,7 @@ pub(super) fn is_plain(raw: &[u8]) -> bool {
         && raw.iter().all(|&b| {
             let dotted_or_empty = last == b'/' && (b == b'/' || b == b'.');
             last = b;
-            is_pchar(b) && !dotted_or_empty
+            is_pchar(b) && b != b';' && !dotted_or_empty
         })
 }
 

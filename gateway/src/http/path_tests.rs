@@ -6,9 +6,29 @@ use proptest::prelude::*;
 
 fn canonical(raw: &[u8], keep: bool) -> Result<String, RejectionKind> {
     let mut out = String::new();
-    canonicalize(raw, keep, &mut out)
+    let kept = Kept {
+        encoded_slash: keep,
+        parameters: true,
+    };
+    canonicalize(raw, kept, &mut out)
         .map(|()| out)
         .map_err(|r| r.kind)
+}
+
+#[test]
+fn parameters_pass_only_where_they_are_kept() {
+    let refused = Kept::default();
+    for raw in [&b"/a;v=1/b"[..], b"/a;", b"/;", b"/a;x=1"] {
+        let kind = canonicalize(raw, refused, &mut String::new())
+            .unwrap_err()
+            .kind;
+        assert_eq!(kind, RejectionKind::AmbiguousPath);
+        assert!(canonical(raw, false).is_ok());
+    }
+    assert!(
+        canonicalize(b"/a%3bb", refused, &mut String::new()).is_ok(),
+        "an encoded one is no parameter"
+    );
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! The request target: origin form, absolute form and `*` (RFC 9112 section 3.2).
 
-use super::parse::AmbiguousPath;
 use super::{host, path, rules};
 use crate::outcome::Rejection;
 
@@ -77,13 +76,13 @@ fn check_query(query: &[u8]) -> Result<(), Rejection> {
 /// The canonical path: borrowed where the client's is canonical already.
 pub(super) fn canonical_path<'b>(
     raw: &'b str,
-    encoded_slash: AmbiguousPath,
+    kept: path::Kept,
     out: &'b mut String,
 ) -> Result<&'b str, Rejection> {
     if raw == "*" || path::is_plain(raw.as_bytes()) {
         return Ok(raw);
     }
-    path::canonicalize(raw.as_bytes(), encoded_slash == AmbiguousPath::Keep, out)?;
+    path::canonicalize(raw.as_bytes(), kept, out)?;
     Ok(out)
 }
 

@@ -87,6 +87,13 @@ impl<K: Copy + Eq + Hash, V: Heat, S: BuildHasher + Clone> BoundedMap<K, V, S> {
         out
     }
 
+    /// `f` on the entry if it is there, under a write guard.
+    pub fn change(&self, key: &K, f: impl FnOnce(&mut V)) {
+        if let Some(mut entry) = self.map.get_mut(key) {
+            f(&mut entry);
+        }
+    }
+
     /// `f` on the entry, made by `make` if it is absent, under a write guard.
     pub fn update<R>(&self, key: K, make: impl FnOnce() -> V, f: impl FnOnce(&mut V) -> R) -> R {
         if let Some(mut entry) = self.map.get_mut(&key) {

@@ -231,6 +231,15 @@ impl StrikeTable {
         })
     }
 
+    /// Starts a source anew: its ban was lifted, or could not be taken. Without this it could not be
+    /// banned again before the ban would have run out.
+    pub fn forgive(&self, ip: IpAddr) {
+        self.sums.change(&source_of(ip), |sum| {
+            sum.score = 0.0;
+            sum.banned_until_ns = 0;
+        });
+    }
+
     /// The sum that counts against a source now, for `explain` and status.
     pub fn score(&self, ip: IpAddr, config: &StrikeConfig, now: Now) -> f64 {
         self.sums

@@ -34,6 +34,8 @@ pub struct Conn {
     pub ex: Exchange,
     pub notes: Notes,
     pub served: u64,
+    /// Requests after which the connection is closed.
+    pub requests_max: u64,
 }
 
 /// Serves a connection from accept to close.
@@ -75,6 +77,7 @@ pub async fn serve(core: Rc<Core>, socket: Socket, listener: usize, peer: Socket
         ex,
         notes: Notes::default(),
         served: 0,
+        requests_max: u64::MAX,
     };
     if is_plain_on_tls {
         conn.refuse_plain_http().await;
@@ -134,17 +137,22 @@ impl Conn {
 
     /// Waits for the first byte of the next request. `false`: the connection is over.
     pub async fn await_request(&mut self, idle: Duration) -> bool {
-        if !self.carry.is_empty() {
-            return true;
+        loop {
+            // Some clients end a body with a line break too many (RFC 9112 section 2.2).
+            if self.served > 0 && self.carry.unread().starts_with(b"\r\n") {
+                self.carry.consume(2);
+            }
+            if !self.carry.is_empty() {
+                return true;
+            }
+            self.stream.deadline.set_idle(true);
+            let arrived = self.await_bytes(idle).await;
+            self.stream.deadline.set_idle(false);
+            self.stream.deadline.disarm();
+            if !arrived || !self.carry.unread().starts_with(b"\r\n") {
+                return arrived;
+            }
         }
-        if self.core.is_draining() && self.served > 0 {
-            return false;
-        }
-        self.stream.deadline.set_idle(true);
-        let arrived = self.await_bytes(idle).await;
-        self.stream.deadline.set_idle(false);
-        self.stream.deadline.disarm();
-        arrived
     }
 
     async fn await_bytes(&mut self, idle: Duration) -> bool {
@@ -199,6 +207,11 @@ impl Conn {
                 _ => break,
             }
         }
+    }
+
+    /// Whether another request may follow on this connection, as far as we are concerned.
+    pub fn may_keep(&self) -> bool {
+        !self.core.is_draining() && self.served + 1 < self.requests_max
     }
 
     /// Begins the record of the next exchange.

@@ -213,10 +213,14 @@ impl Core {
             };
             if let Err(e) = self.shared.bans.insert(ban) {
                 tracing::warn!(target: "bans", client = %ex.client, error = %e, "ban not taken");
+                self.shared.strikes.forgive(ex.client);
                 return;
             }
         }
         if self.shared.ban_orders.try_send(order).is_err() {
+            // All or nothing: a ban that kernel and audit log do not know is ordered again by the next strikes.
+            self.shared.bans.remove(order.target);
+            self.shared.strikes.forgive(ex.client);
             self.metrics().ban_order_dropped();
         }
     }

@@ -88,13 +88,19 @@ impl Deadlines {
 }
 
 impl Slot {
-    fn fire(&self) {
-        self.at_ns.set(NEVER);
+    fn fire(self: &Rc<Self>) {
         if self.end.get() == End::Wait {
-            let socket = self.socket.clone();
-            tokio::task::spawn_local(async move { super::op::cancel(&socket).await });
+            // It stays armed, so that a wait which is entered again is ended again; and the wait may
+            // be over by the time the ring is asked to end it.
+            let slot = self.clone();
+            tokio::task::spawn_local(async move {
+                if slot.end.get() == End::Wait && slot.at_ns.get() != NEVER {
+                    super::op::cancel(&slot.socket).await;
+                }
+            });
             return;
         }
+        self.at_ns.set(NEVER);
         self.fired.set(true);
         self.socket.end(self.end.get());
     }

@@ -21,14 +21,12 @@ pub struct Dialled {
     pub reused: bool,
 }
 
-/// How far a pooled connection may be trusted.
+/// Whether a pooled connection may be taken. One that is taken was quiet and open a moment ago; it
+/// can still turn out to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {
-    /// The request can be sent again if the connection turns out to be dead.
-    Optimistic,
-    /// It cannot: the socket is asked first.
-    Checked,
-    /// A new connection only.
+    Allowed,
+    /// The request is sent a second time: a new connection only.
     Never,
 }
 
@@ -81,7 +79,8 @@ fn pooled(core: &Core, target: &Target, reuse: Reuse, now_ns: u64) -> Option<Str
         return None;
     }
     while let Some(stream) = core.pools.take(target.id, now_ns) {
-        if reuse == Reuse::Optimistic || stream.socket.is_quiet() {
+        // Bytes that nobody asked for would be taken for the answer to this request.
+        if stream.socket.is_quiet() {
             return Some(stream);
         }
     }

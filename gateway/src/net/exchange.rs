@@ -14,6 +14,7 @@ use crate::http::{HeaderSpace, Parsed, parse};
 use crate::outcome::{Rejection, RejectionKind};
 use crate::pipeline::request::Collected;
 use crate::pipeline::{self, AwaitingBody, Exchange, Notes, Plan, Stage, Step};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// What becomes of the connection.
@@ -90,7 +91,9 @@ impl Head {
 impl Conn {
     /// Reads, decides and answers one request.
     pub async fn exchange(&mut self) -> Next {
-        let timeouts = self.core.snapshot().listeners[self.listener].timeouts;
+        let listener = self.core.snapshot().listeners[self.listener].clone();
+        let timeouts = listener.timeouts;
+        self.requests_max = listener.requests_per_connection;
         let idle = if self.served == 0 {
             timeouts.head
         } else {
@@ -425,9 +428,10 @@ fn encode(
     out: &mut Vec<u8>,
 ) {
     let trusted = listener.is_trusted_proxy(crate::units::unmapped(ex.socket.ip()));
+    let inherited = trusted.then(|| forwarded_for(head)).flatten();
     let identity = ex.identity.as_deref();
     let (roles, scopes) = identity
-        .map(|i| (i.roles.join(","), i.scopes.join(" ")))
+        .map(|i| (list(&i.roles, ","), list(&i.scopes, " ")))
         .unwrap_or_default();
     let mut extra: Vec<(&str, &str)> = Vec::new();
     if let Some(identity) = identity {
@@ -441,11 +445,7 @@ fn encode(
         host: "", // as the client sent it, port included; it has been checked
         tls: ex.tls.is_some(),
         request_id: &ex.id,
-        inherited_xff: if trusted {
-            head.header("x-forwarded-for")
-        } else {
-            None
-        },
+        inherited_xff: inherited.as_deref(),
         extra: &extra,
         strip: &notes.strip,
         upstream_path: (plan.route.strip_prefix_bytes > 0).then_some(if path.is_empty() {
@@ -461,4 +461,28 @@ fn encode(
         head.websocket && plan.route.websocket,
         out,
     );
+}
+
+/// Every `X-Forwarded-For` field as one list.
+fn forwarded_for<'h>(head: &RequestHead<'h>) -> Option<Cow<'h, [u8]>> {
+    let mut fields = head.headers.iter().filter(|h| h.is("x-forwarded-for"));
+    let mut all = Cow::Borrowed(fields.next()?.value);
+    for field in fields {
+        all.to_mut().extend_from_slice(b", ");
+        all.to_mut().extend_from_slice(field.value);
+    }
+    Some(all)
+}
+
+/// Names as a list in a field. One that could be read as two, or end the field, is left out.
+fn list(names: &[String], separator: &str) -> String {
+    let is_one = |name: &&String| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && b != b',')
+    };
+    names
+        .iter()
+        .filter(is_one)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(separator)
 }

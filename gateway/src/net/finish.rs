@@ -21,7 +21,7 @@ impl Conn {
     pub async fn refuse(&mut self, head: &Head, rejection: Rejection) -> Next {
         // A body that has been neither read nor refused would be taken for the next request.
         let body_pending = head.framing != Framing::Empty && !self.skip_body(head);
-        let close = rejection.close || body_pending || !head.keep_alive || self.core.is_draining();
+        let close = rejection.close || body_pending || !head.keep_alive || !self.may_keep();
         self.ex.status = rejection.kind.status();
         self.ex.timings.policy_us = self
             .since_start_us()
@@ -61,7 +61,7 @@ impl Conn {
     }
 
     async fn answer_fault(&mut self, head: &Head, problem: Problem) -> Next {
-        let close = !head.keep_alive || head.framing != Framing::Empty || self.core.is_draining();
+        let close = !head.keep_alive || head.framing != Framing::Empty || !self.may_keep();
         self.ex.status = problem.status;
         self.date();
         let mut out = self.core.buffers.small();

@@ -2,7 +2,7 @@
 //! (plain or TLS), deadlines, pools; above those: connections and their exchanges.
 //!
 //! A connection's walk: `core` accepts -> `conn` waits -> `exchange` reads and decides -> `forward`
-//! (`dial`, `relay`, `response`, `tunnel`) -> `finish`.
+//! (`dial`, `upload`, `relay`, `response`, `tunnel`) -> `finish`.
 
 mod buffers;
 mod conn;
@@ -25,6 +25,7 @@ mod simulation;
 mod socket;
 mod stream;
 mod tunnel;
+mod upload;
 
 pub use core::{CoreStart, spawn};
 pub use shared::Shared;

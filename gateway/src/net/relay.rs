@@ -6,6 +6,7 @@ use super::socket::End;
 use super::stream::Stream;
 use crate::http::body::{Carry, Decoder, finish_chunks};
 use crate::outcome::Rejection;
+use std::cell::Cell;
 use std::time::Duration;
 
 /// How slow the sending side may be.
@@ -38,6 +39,10 @@ pub struct Relay<'a> {
     pub send_timeout: Duration,
     pub rechunk: bool,
     pub bytes_max: u64,
+    /// What a late sending side loses: a client can still be told why.
+    pub end: End,
+    /// Set when the rest is not wanted any more.
+    pub stop: Option<&'a Cell<bool>>,
     pub buffers: &'a Buffers,
 }
 
@@ -49,7 +54,7 @@ impl Relay<'_> {
         carry: &mut Carry,
         body: &mut Decoder,
         mut out: Vec<u8>,
-        sent: &std::cell::Cell<u64>,
+        sent: &Cell<u64>,
     ) -> Result<u64, RelayError> {
         let result = self.parts(carry, body, &mut out, sent).await;
         self.buffers.give(out);
@@ -61,7 +66,7 @@ impl Relay<'_> {
         carry: &mut Carry,
         body: &mut Decoder,
         out: &mut Vec<u8>,
-        sent: &std::cell::Cell<u64>,
+        sent: &Cell<u64>,
     ) -> Result<u64, RelayError> {
         let mut total = 0u64;
         let mut started = false;
@@ -72,7 +77,7 @@ impl Relay<'_> {
             if total > self.bytes_max {
                 return Err(RelayError::TooLarge);
             }
-            let done = body.is_done();
+            let (done, full) = (body.is_done(), out.len() >= LARGE);
             if done && self.rechunk {
                 finish_chunks(out);
             }
@@ -81,14 +86,23 @@ impl Relay<'_> {
                 self.from.deadline.disarm();
                 return Ok(total);
             }
+            if full && !carry.is_empty() {
+                continue; // what is at hand goes before what has still to arrive
+            }
             if !started || self.pace.rate_min == 0 {
-                self.from.deadline.arm(self.pace.wait, End::Both);
+                self.from.deadline.arm(self.pace.wait, self.end);
                 started = true;
             }
+            if self.stop.is_some_and(Cell::get) {
+                return Err(RelayError::SourceClosed);
+            }
             let n = self.read_part(carry, body, out, &mut total).await?;
+            if self.from.deadline.fired() {
+                return Err(RelayError::SourceTimeout);
+            }
             if n == 0 {
                 if !matches!(body, Decoder::UntilClose) {
-                    return Err(self.source_gone());
+                    return Err(RelayError::SourceClosed);
                 }
                 *body = Decoder::Done;
             } else if let Some(earned_ns) =
@@ -101,11 +115,7 @@ impl Relay<'_> {
         }
     }
 
-    async fn flush(
-        &self,
-        out: &mut Vec<u8>,
-        sent: &std::cell::Cell<u64>,
-    ) -> Result<(), RelayError> {
+    async fn flush(&self, out: &mut Vec<u8>, sent: &Cell<u64>) -> Result<(), RelayError> {
         if out.is_empty() {
             return Ok(());
         }
@@ -137,6 +147,7 @@ impl Relay<'_> {
             }
             return self.from.read(carry.space()).await.map_err(failed);
         }
+        debug_assert!(carry.is_empty(), "the body would be put in another order");
         if out.capacity() < LARGE && *total > 0 {
             self.buffers
                 .give(std::mem::replace(out, self.buffers.large()));

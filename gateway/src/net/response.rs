@@ -2,16 +2,16 @@
 
 use super::core::Core;
 use super::exchange::Head;
-use super::forward::fresh_carry;
 use super::relay::{Pace, Relay, RelayError};
+use super::socket::End;
 use super::stream::Stream;
 use crate::clock;
-use crate::http::Version;
 use crate::http::body::{Carry, Decoder};
 use crate::http::chunked::ChunkedDecoder;
 use crate::http::encode::BodyOut;
 use crate::http::response::{ResponseFraming, encode_response, parse_response};
 use crate::http::{HeadLimits, HeaderSpace};
+use crate::http::{Header, Version};
 use crate::outcome::UpstreamFaultKind;
 use crate::pipeline::{Exchange, Notes};
 use std::cell::Cell;
@@ -41,8 +41,8 @@ pub struct Response<'a> {
 pub struct Answered {
     pub upstream_keeps: bool,
     pub client_keeps: bool,
-    /// The upstream has switched protocols: from here on bytes are relayed.
-    pub tunnel: bool,
+    /// The upstream has switched protocols: from here on bytes are relayed, these first.
+    pub tunnel: Option<Carry>,
 }
 
 pub enum Failed {
@@ -53,6 +53,8 @@ pub enum Failed {
     /// Part of a response has reached the client.
     MidBody(UpstreamFaultKind),
     ClientGone,
+    /// The client does not take in what it asked for.
+    ClientSlow,
 }
 
 /// A head, encoded for the client, and how its body follows.
@@ -65,19 +67,29 @@ struct Encoded {
 
 impl Response<'_> {
     pub async fn run(mut self) -> Result<Answered, Failed> {
-        let mut carry = fresh_carry(&self.core.buffers);
+        let mut carry = Carry::default();
+        carry.adopt(self.core.buffers.small());
         let result = match self.read_head(&mut carry).await {
             Ok(encoded) => self.relay_body(encoded, &mut carry).await,
             Err(failed) => Err(failed),
+        };
+        let mut answered = match result {
+            Ok(answered) if answered.tunnel.is_some() => {
+                return Ok(Answered {
+                    tunnel: Some(carry),
+                    ..answered
+                });
+            }
+            other => other,
         };
         // Bytes beyond the response are a reason not to keep the connection.
         let beyond = carry.unread().len();
         carry.consume(beyond);
         self.core.buffers.give(carry.release());
-        result.map(|a| Answered {
-            upstream_keeps: a.upstream_keeps && beyond == 0,
-            ..a
-        })
+        if let Ok(answered) = &mut answered {
+            answered.upstream_keeps &= beyond == 0;
+        }
+        answered
     }
 
     async fn read_head(&mut self, carry: &mut Carry) -> Result<Encoded, Failed> {
@@ -118,7 +130,8 @@ impl Response<'_> {
             return Ok(None);
         };
         let status = response.status;
-        let tunnel = status == 101 && self.websocket;
+        let speaks = |h: &Header<'_>| h.is("upgrade") && h.value.eq_ignore_ascii_case(b"websocket");
+        let tunnel = status == 101 && self.websocket && response.headers.iter().any(speaks);
         if status < 200 && !tunnel {
             if status == 101 {
                 // Nobody asked for another protocol.
@@ -168,7 +181,7 @@ impl Response<'_> {
             answered: Answered {
                 upstream_keeps,
                 client_keeps,
-                tunnel,
+                tunnel: tunnel.then(Carry::default),
             },
         })))
     }
@@ -194,23 +207,26 @@ impl Response<'_> {
             send_timeout: self.send_timeout,
             rechunk,
             bytes_max: u64::MAX,
+            end: End::Both,
+            stop: None,
             buffers: &self.core.buffers,
         };
         let sent = Cell::new(0);
         let relayed = relay.run(carry, &mut body, out, &sent).await;
         self.ex.bytes_out += sent.get();
-        match relayed {
-            Ok(_) => Ok(answered),
-            Err(RelayError::SinkFailed | RelayError::SinkTimeout) => Err(Failed::ClientGone),
-            Err(RelayError::SourceTimeout) => {
-                Err(Failed::MidBody(UpstreamFaultKind::ResponseTimeout))
-            }
-            Err(RelayError::SourceMalformed(_)) => {
-                Err(Failed::MidBody(UpstreamFaultKind::MalformedResponse))
-            }
-            Err(RelayError::SourceClosed | RelayError::TooLarge) => {
-                Err(Failed::MidBody(UpstreamFaultKind::Reset))
-            }
-        }
+        let fault = match relayed {
+            Ok(_) => return Ok(answered),
+            Err(RelayError::SinkFailed) => return Err(Failed::ClientGone),
+            Err(RelayError::SinkTimeout) => return Err(Failed::ClientSlow),
+            Err(RelayError::SourceTimeout) => UpstreamFaultKind::ResponseTimeout,
+            Err(RelayError::SourceMalformed(_)) => UpstreamFaultKind::MalformedResponse,
+            Err(RelayError::SourceClosed | RelayError::TooLarge) => UpstreamFaultKind::Reset,
+        };
+        // Nothing was sent yet when the very first part of the body was broken.
+        Err(if sent.get() == 0 {
+            Failed::BeforeHead(fault)
+        } else {
+            Failed::MidBody(fault)
+        })
     }
 }

@@ -11,3 +11,8 @@ pub fn body() -> Arc<str> {
     static NAME: LazyLock<Arc<str>> = LazyLock::new(|| "http.body".into());
     NAME.clone()
 }
+
+pub fn send() -> Arc<str> {
+    static NAME: LazyLock<Arc<str>> = LazyLock::new(|| "http.send".into());
+    NAME.clone()
+}

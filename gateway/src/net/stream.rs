@@ -205,8 +205,8 @@ impl Stream {
         let (result, mut cipher) = op::recv(&self.socket, self.buffers.small()).await;
         let taken = match result {
             Err(e) => Err(e),
-            // The stream ended without close_notify: the layers above know from their framing whether that is early.
-            Ok(0) => Ok(Taken::Closed),
+            // Without close_notify anybody on the way could have cut the stream (RFC 8446 section 6.1).
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(_) => {
                 tls.first_byte
                     .set(tls.first_byte.get().or(cipher.first().copied()));

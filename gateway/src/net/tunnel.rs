@@ -18,15 +18,22 @@ pub struct Sent {
     pub to_client: u64,
 }
 
-pub async fn run(core: &Core, client: &Stream, carry: Carry, upstream: &Stream) -> Sent {
+/// `early` and `answered` are bytes that came from the client and from the upstream with their heads.
+pub async fn run(
+    core: &Core,
+    client: &Stream,
+    early: Carry,
+    upstream: &Stream,
+    answered: Carry,
+) -> Sent {
     let touch = || {
         client.deadline.arm(IDLE, End::Both);
         upstream.deadline.arm(IDLE, End::Both);
     };
     touch();
     let (to_upstream, to_client) = join(
-        pipe(core, client, upstream, carry, &touch),
-        pipe(core, upstream, client, Carry::default(), &touch),
+        pipe(core, client, upstream, early, &touch),
+        pipe(core, upstream, client, answered, &touch),
     )
     .await;
     Sent {

@@ -229,10 +229,12 @@ fn client_address(listener: &Listener, socket: IpAddr, head: &RequestHead<'_>) -
         .iter()
         .rev()
         .filter(|h| h.is("x-forwarded-for"));
-    for entry in fields.filter_map(|h| h.text()).flat_map(|v| v.rsplit(',')) {
-        let Some(ip) = parse_forwarded(entry.trim()) else {
-            return client;
-        };
+    for entry in fields.flat_map(|h| h.value.rsplit(|b| *b == b',')) {
+        // What cannot be read is not skipped: to its left stands what anybody could have written.
+        let ip = std::str::from_utf8(entry.trim_ascii())
+            .ok()
+            .and_then(parse_forwarded);
+        let Some(ip) = ip else { return client };
         client = ip;
         if !listener.is_trusted_proxy(ip) {
             return client;

@@ -60,12 +60,12 @@ impl World {
     }
 
     /// What becomes of a request (and its body) from `peer`.
-    fn run(&mut self, peer: &str, head: &str, sent: &[u8]) -> Result<Plan, Rejection> {
+    fn run(&mut self, peer: &str, head: impl AsRef<[u8]>, sent: &[u8]) -> Result<Plan, Rejection> {
         self.ex = Exchange::new("plain".into(), SocketAddr::new(peer.parse().unwrap(), 4711));
         let (mut scratch, mut space) = (HeadScratch::new(), HeaderSpace::new());
         let limits = HeadLimits::default();
         let Parsed::Complete { head, .. } =
-            parse(head.as_bytes(), &limits, &mut scratch, &mut space)?
+            parse(head.as_ref(), &limits, &mut scratch, &mut space)?
         else {
             panic!("the head is not complete");
         };
@@ -153,10 +153,30 @@ fn the_client_is_whom_no_trusted_proxy_can_have_made_up() {
         ),
     ] {
         assert!(
-            w.run(peer, &get("/open/x", forwarded), b"").is_ok(),
+            w.run(peer, get("/open/x", forwarded), b"").is_ok(),
             "{peer} {forwarded}"
         );
         assert_eq!(w.ex.client.to_string(), client, "{peer} {forwarded}");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_text_hide_nothing() {
+    let mut w = World::new();
+    for (fields, client) in [
+        (
+            &b"X-Forwarded-For: 10.0.0.9\r\nX-Forwarded-For: \xff, 198.51.100.7\r\n"[..],
+            "198.51.100.7",
+        ),
+        (
+            &b"X-Forwarded-For: \xff, 198.51.100.7\r\n"[..],
+            "198.51.100.7",
+        ),
+        (&b"X-Forwarded-For: 6.6.6.6, \xff\r\n"[..], "10.0.0.1"),
+    ] {
+        let head = [&b"GET /open/x HTTP/1.1\r\nHost: a\r\n"[..], fields, b"\r\n"].concat();
+        assert!(w.run("10.0.0.1", head, b"").is_ok());
+        assert_eq!(w.ex.client.to_string(), client);
     }
 }
 

@@ -66,7 +66,15 @@ impl Policy for AnyOf {
         let mut refused: Option<Rejection> = None;
         for member in &self.of {
             match (member.policy.check(cx), &mut refused) {
-                (Ok(()), _) => return Ok(()),
+                (Ok(()), _) => {
+                    // A credential that was not needed is no business of the upstream's either.
+                    for field in self.of.iter().filter_map(|m| m.policy.consumes()) {
+                        if !cx.strip.contains(field) {
+                            cx.strip.push(field.clone());
+                        }
+                    }
+                    return Ok(());
+                }
                 (Err(new), None) => refused = Some(new),
                 (Err(mut new), Some(old)) => {
                     // What the caller did present and got wrong says more than what it did not send;

@@ -82,6 +82,14 @@ impl RawApiKey {
             );
             return None;
         }
+        if self.query.is_some() && !self.forward {
+            c.at("query", |c| {
+                c.error(
+                    "a key in the query cannot be kept from the upstream",
+                    "set forward = true to let it through, or use a header",
+                )
+            });
+        }
         let place = match &self.query {
             Some(name) => Place::Query(name.clone()),
             None => Place::Header(
@@ -227,10 +235,15 @@ impl Policy for ApiKey {
                 .field("WWW-Authenticate", self.challenge.clone())
         })?;
         *cx.identity = Some(identity);
-        if let (Place::Header(name), false) = (&self.place, self.forward) {
-            cx.strip.push(name.clone());
-        }
+        cx.strip.extend(self.consumes().cloned());
         Ok(())
+    }
+
+    fn consumes(&self) -> Option<&Arc<str>> {
+        match &self.place {
+            Place::Header(name) if !self.forward => Some(name),
+            _ => None,
+        }
     }
 
     fn authenticates(&self) -> bool {

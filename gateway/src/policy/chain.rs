@@ -2,7 +2,7 @@
 //! demands one, so no byte goes upstream that this file did not let through.
 
 use super::raw::Policies;
-use super::{Cost, Mode, Named, PolicyCx, ShadowHit};
+use super::{Cost, Identity, Mode, Named, PolicyCx, ShadowHit};
 use crate::diagnose::{Compiler, did_you_mean};
 use crate::http::RequestHead;
 use crate::outcome::{Rejection, RejectionKind};
@@ -179,16 +179,18 @@ impl Chain {
         let mut refused = Vec::new();
         // Most bytes that some enforced policy, and that some shadow policy, wants to see.
         let (mut enforced, mut shadow): (Option<u64>, Option<u64>) = (None, None);
+        // Whom shadow policies believe the caller to be: only other shadow policies may read it.
+        let mut shadow_identity = None;
         for (i, named) in self.0.iter().enumerate() {
             let fields = cx.response_fields.len();
-            if let Err(refusal) = named.policy.check(cx) {
+            let checked = match named.mode {
+                Mode::Enforce => named.policy.check(cx),
+                Mode::Shadow => check_in_shadow(named, cx, &mut shadow_identity),
+            };
+            if let Err(refusal) = checked {
                 settle(named, refusal, cx, fields, shadowed)?;
                 refused.push(i);
                 continue;
-            }
-            if named.mode == Mode::Shadow {
-                // A limit that is not enforced is none of the client's business.
-                cx.response_fields.truncate(fields);
             }
             if let Some(max) = named.policy.wants_body(cx.head) {
                 match named.mode {
@@ -217,6 +219,25 @@ impl Chain {
             .filter_map(|named| named.policy.body_limit(head))
             .min()
     }
+}
+
+/// Asks a policy whose answer must change nothing: who the caller is, what the upstream gets, and what
+/// the client is told stay as they were.
+fn check_in_shadow(
+    named: &Named,
+    cx: &mut PolicyCx<'_>,
+    shadow_identity: &mut Option<Arc<Identity>>,
+) -> Result<(), Rejection> {
+    let (fields, strips) = (cx.response_fields.len(), cx.strip.len());
+    let real = cx.identity.clone();
+    if shadow_identity.is_some() {
+        *cx.identity = shadow_identity.clone();
+    }
+    let checked = named.policy.check(cx);
+    *shadow_identity = std::mem::replace(cx.identity, real);
+    cx.strip.truncate(strips);
+    cx.response_fields.truncate(fields);
+    checked
 }
 
 /// An enforced refusal ends the chain; a shadow one is written down and leaves no other trace.

@@ -111,6 +111,11 @@ pub trait Policy: Send + Sync {
         false
     }
 
+    /// The request field this policy takes a credential from and keeps from the upstream.
+    fn consumes(&self) -> Option<&Arc<str>> {
+        None
+    }
+
     /// Whether it is of no use before authentication.
     fn needs_identity(&self) -> bool {
         false

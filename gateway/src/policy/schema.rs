@@ -33,9 +33,8 @@ pub struct RawJsonSchema {
     /// Content types taken, others get 415. Default `application/json`.
     #[serde(default = "json_only")]
     pub content_types: Vec<String>,
-    /// Methods whose body is validated. Default POST, PUT and PATCH.
-    #[serde(default = "with_bodies")]
-    pub methods: Vec<String>,
+    /// Methods whose body is validated. Default: POST, PUT, PATCH, and whatever else brings a body.
+    pub methods: Option<Vec<String>>,
 }
 
 fn one_mib() -> Bytes {
@@ -44,10 +43,6 @@ fn one_mib() -> Bytes {
 fn json_only() -> Vec<String> {
     vec!["application/json".into()]
 }
-fn with_bodies() -> Vec<String> {
-    ["POST", "PUT", "PATCH"].map(String::from).into()
-}
-
 /// A validated body is held in memory whole.
 const BODY_BYTES_MAX: u64 = 64 << 20;
 
@@ -69,7 +64,7 @@ impl RawJsonSchema {
                 )
             });
         }
-        if self.methods.is_empty() {
+        if self.methods.as_ref().is_some_and(Vec::is_empty) {
             c.at("methods", |c| {
                 c.error("no method is named", "name one, or remove the policy")
             });
@@ -166,7 +161,7 @@ pub struct JsonSchema {
     validator: Validator,
     max_body: u64,
     content_types: Vec<String>,
-    methods: Vec<String>,
+    methods: Option<Vec<String>>,
 }
 
 /// Errors reported at once, and bytes of one pointer: member names in it are the client's.
@@ -183,7 +178,7 @@ impl Policy for JsonSchema {
             return Err(self.refuse(RejectionKind::BodyInvalid, "A JSON body is required."));
         }
         let typed = match head.single("content-type") {
-            Ok(Some(sent)) => media_type_matches(sent, &self.content_types),
+            Ok(Some(sent)) => media_type_matches(sent, &self.content_types) && is_utf8(sent),
             _ => false,
         };
         // What is compressed cannot be read here, and must not pass unread.
@@ -244,9 +239,27 @@ impl Policy for JsonSchema {
     }
 }
 
+/// Whether a content type names no character encoding but UTF-8, the only one JSON has (RFC 8259
+/// section 8.1): an upstream that believed another would read other text than was validated.
+fn is_utf8(content_type: &[u8]) -> bool {
+    content_type.split(|b| *b == b';').skip(1).all(|parameter| {
+        let mut sides = parameter.splitn(2, |b| *b == b'=');
+        let is_charset = sides
+            .next()
+            .is_some_and(|name| name.trim_ascii().eq_ignore_ascii_case(b"charset"));
+        let value = sides.next().unwrap_or_default().trim_ascii();
+        !is_charset
+            || value.eq_ignore_ascii_case(b"utf-8")
+            || value.eq_ignore_ascii_case(b"\"utf-8\"")
+    })
+}
+
 impl JsonSchema {
     fn applies(&self, head: &RequestHead<'_>) -> bool {
-        self.methods.iter().any(|m| m == head.method)
+        match &self.methods {
+            Some(methods) => methods.iter().any(|m| m == head.method),
+            None => has_body(head) || matches!(head.method, "POST" | "PUT" | "PATCH"),
+        }
     }
 
     fn refuse(&self, kind: RejectionKind, detail: &'static str) -> Rejection {

@@ -194,7 +194,14 @@ fn parse_segment(segment: &str) -> Result<Segment, Flaw> {
     }
     let written = format!("/{segment}");
     let mut canonical = String::new();
-    match path::canonicalize(written.as_bytes(), true, &mut canonical) {
+    match path::canonicalize(
+        written.as_bytes(),
+        path::Kept {
+            encoded_slash: true,
+            parameters: true,
+        },
+        &mut canonical,
+    ) {
         Ok(()) if canonical == written => Ok(Segment::Literal(segment.into())),
         Ok(()) => Err((
             format!("{segment:?} is not in canonical form, so no request can match it"),

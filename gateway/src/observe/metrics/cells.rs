@@ -406,7 +406,7 @@ impl Totals {
             ),
             (
                 "gateway_ban_orders_dropped_total",
-                "Bans that hold in user space only because the queue to the kernel was full.",
+                "Bans put off because the queue to the control thread was full.",
                 self.ban_orders_dropped,
             ),
             (

@@ -78,7 +78,7 @@ fn from_query_and_from_file() {
     let key = mint("a").unwrap();
     let files = files(&[("keys.toml", key.entry_toml.as_bytes())]);
     let p = policy_with(
-        "type = \"api_key\"\nname = \"k\"\nquery = \"key\"\nfile = \"keys.toml\"",
+        "type = \"api_key\"\nname = \"k\"\nquery = \"key\"\nforward = true\nfile = \"keys.toml\"",
         &files,
     );
     for (query, passes) in [

@@ -164,3 +164,46 @@ fn names_and_order() {
         (false, 0, Some("did you mean \"ip\"?".into()))
     );
 }
+
+#[test]
+fn a_shadow_policy_changes_nothing() {
+    let (real, tried) = (mint("real").unwrap(), mint("tried").unwrap());
+    let keys = |name: &str, field: &str, mode: &str, key: &crate::policy::api_key::Minted| {
+        format!(
+            "[[policies]]\ntype = \"api_key\"\nname = \"{name}\"\nheader = \"{field}\"\nmode = \"{mode}\"\nkeys = [{}]\n",
+            key.inline_toml()
+        )
+    };
+    let toml = [
+        keys("real", "x-real", "enforce", &real),
+        keys("tried", "x-tried", "shadow", &tried),
+    ]
+    .concat();
+    let chain = chain(&toml);
+    let both = || {
+        Case::get()
+            .header("x-real", &real.key)
+            .header("x-tried", &tried.key)
+    };
+    let mut case = both();
+    assert_eq!(run(&chain, &mut case, b""), (Ok(None), vec![]));
+    assert_eq!(
+        case.identity.as_ref().unwrap().subject,
+        "real",
+        "the enforced identity stays"
+    );
+    assert_eq!(
+        case.strip.len(),
+        1,
+        "the tried credential reaches an upstream that may need it"
+    );
+    // A shadow policy alone makes nobody known.
+    let alone = super::super::testing::policies(
+        &keys("tried", "x-tried", "shadow", &tried),
+        &Files::default(),
+    )
+    .unwrap();
+    let mut case = both();
+    assert!(run(&Chain::new(alone), &mut case, b"").0.is_ok());
+    assert!(case.identity.is_none() && case.strip.is_empty());
+}

@@ -192,9 +192,7 @@ impl Policy for Jwt {
         match found {
             Ok(identity) => {
                 *cx.identity = Some(identity);
-                if !self.forward {
-                    cx.strip.push(authorization());
-                }
+                cx.strip.extend(self.consumes().cloned());
                 Ok(())
             }
             Err((kind, detail)) => Err(Rejection::new(kind, self.rule.clone(), detail)
@@ -204,6 +202,10 @@ impl Policy for Jwt {
 
     fn authenticates(&self) -> bool {
         true
+    }
+
+    fn consumes(&self) -> Option<&Arc<str>> {
+        (!self.forward).then(authorization)
     }
 
     fn cost(&self) -> Cost {
@@ -290,7 +292,7 @@ impl Verified {
     }
 }
 
-fn authorization() -> Arc<str> {
+fn authorization() -> &'static Arc<str> {
     static NAME: std::sync::OnceLock<Arc<str>> = std::sync::OnceLock::new();
-    NAME.get_or_init(|| "authorization".into()).clone()
+    NAME.get_or_init(|| "authorization".into())
 }
