@@ -6,7 +6,8 @@ use gateway_tests::gateway::{Gateway, before, command, json_lines};
 use gateway_tests::load::{Load, OnClose};
 use gateway_tests::upstream::{Step, Upstream, ok};
 use gateway_tests::wait::until;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
 const RELOADS: usize = 20;
@@ -234,6 +235,81 @@ fn a_drain_waits_for_the_slow_but_not_for_ever() {
     );
     assert!(never.try_response("GET").is_err());
     assert_eq!(status.code(), Some(0), "{}", gateway.stderr());
+}
+
+#[test]
+fn a_reload_while_the_worker_is_down_is_what_its_successors_serve() {
+    let upstream = Upstream::ok("x");
+    let mut gateway = before(upstream.address);
+    let plain = Config::default().upstream("up", &[upstream.address]);
+    let base = Config {
+        sections: plain.sections,
+        ..gateway.config.clone()
+    };
+    let crash = |gateway: &Gateway| {
+        let pid = gateway.worker_pid();
+        kill(Pid::from_raw(pid as i32), Signal::SIGKILL).expect("kill the worker");
+        pid
+    };
+    let replaced = |gateway: &Gateway, dead: u32| {
+        until("another worker", || {
+            let output = gateway.cli(&["status", "--json"]);
+            let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+            (status["pid"].as_u64()? != u64::from(dead)).then_some(())
+        });
+    };
+    let serves = |gateway: &Gateway, i: usize| {
+        assert_eq!(gateway.http().ask(get(&format!("/new{i}"))).status, 200);
+        assert_eq!(gateway.http().ask(get("/new-none")).status, 404);
+    };
+    for i in 0..3 {
+        gateway.rewrite(base.clone().section(&route("new", &format!("/new{i}"))));
+        let dead = crash(&gateway);
+        gateway.signal(Signal::SIGHUP);
+        replaced(&gateway, dead);
+        serves(&gateway, i);
+    }
+    // Not only the next one: a reload that works comes between, and then one more end.
+    gateway.rewrite(base.clone().section(&route("new", "/new3")));
+    gateway.cli_ok(&["reload"]);
+    serves(&gateway, 3);
+    let dead = crash(&gateway);
+    replaced(&gateway, dead);
+    serves(&gateway, 3);
+    assert!(!gateway.stderr().contains("was not sent"));
+}
+
+#[test]
+fn who_is_allowed_is_never_banned_and_a_ban_says_how_far_it_reaches() {
+    let upstream = Upstream::ok("x");
+    let mut gateway = before(upstream.address);
+    let said = gateway.cli_ok(&["bans", "add", "127.0.0.9", "--ttl", "1m"]);
+    assert!(said.contains("in user space only"), "{said}");
+    let said = gateway.cli_ok(&["bans", "add", "192.0.2.1", "--ttl", "1m", "--json"]);
+    let answer: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!(answer["kernel"], false);
+    assert!(
+        answer["why"]
+            .as_str()
+            .is_some_and(|why| why.contains("off"))
+    );
+    for all in ["::ffff:0:0/96", "0.0.0.0/0"] {
+        let refused = gateway.cli(&["bans", "add", all]);
+        assert_eq!(refused.status.code(), Some(1), "{all}");
+    }
+    let mut config = gateway.config.clone();
+    config.filter = "enabled = false\nallow = [\"127.0.0.0/8\"]".into();
+    gateway.rewrite(config);
+    gateway.cli_ok(&["reload"]);
+    let targets: Vec<String> = gateway
+        .bans()
+        .iter()
+        .map(|b| b["target"].to_string())
+        .collect();
+    assert_eq!(targets, ["\"192.0.2.1/32\""]);
+    let refused = gateway.cli(&["bans", "add", "127.0.0.9"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("trusted"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::peer::Actor;
 use super::{Command, Control, Refused};
+use crate::config::filter::canonical;
 use crate::units::Prefix;
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
@@ -24,6 +25,18 @@ pub struct BanView {
     pub reason: String,
     pub since_unix: u64,
     pub remaining_secs: u64,
+}
+
+/// Answer to `POST`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BanAdded {
+    #[serde(flatten)]
+    pub ban: BanView,
+    /// The kernel filter drops its packets, too.
+    pub kernel: bool,
+    /// If it does not: why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// Body of `POST`.
@@ -72,6 +85,8 @@ fn target(text: &str) -> Result<IpNet, Refused> {
     let Prefix(net) = text
         .parse()
         .map_err(|()| bad("the target is neither an address nor a prefix"))?;
+    // First, or `::ffff:0:0/96` would pass for a small part of IPv6.
+    let net = canonical(net);
     if net.prefix_len() == 0 {
         return Err(bad("that would be everybody"));
     }
@@ -93,7 +108,7 @@ pub async fn add(
     State(control): State<Control>,
     ConnectInfo(actor): ConnectInfo<Actor>,
     Json(request): Json<AddBan>,
-) -> Result<Json<BanView>, Refused> {
+) -> Result<Json<BanAdded>, Refused> {
     let ban = request.parse()?;
     let command = |reply| Command::AddBan { ban, actor, reply };
     control.ask(command).await?.map(Json)
@@ -138,11 +153,20 @@ mod tests {
             ("nobody", 1, ""),
             ("0.0.0.0/0", 1, ""),
             ("::/0", 1, ""),
+            ("::ffff:0:0/96", 1, ""),
+            ("::ffff:1.2.3.4/96", 1, ""),
             ("10.0.0.1", 1, "two\nlines"),
         ] {
             let refused = ask(target, ttl, reason).unwrap_err();
             assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{target}");
         }
+        assert_eq!(
+            ask("::ffff:10.1.2.3/104", 1, "")
+                .unwrap()
+                .target
+                .to_string(),
+            "10.0.0.0/8"
+        );
         assert!(ask("10.0.0.1", 1, &"x".repeat(256)).is_ok());
         assert!(ask("10.0.0.1", 1, &"x".repeat(257)).is_err());
     }

@@ -38,7 +38,7 @@ pub enum Command {
     AddBan {
         ban: bans::NewBan,
         actor: peer::Actor,
-        reply: Reply<Result<bans::BanView, Refused>>,
+        reply: Reply<Result<bans::BanAdded, Refused>>,
     },
     RemoveBan {
         target: ipnet::IpNet,

@@ -42,12 +42,17 @@ fn each_request_becomes_its_command() {
         }
         Command::AddBan { ban, actor, reply } => {
             assert_eq!(actor.uid, Some(nix::unistd::getuid().as_raw()));
-            let _ = reply.send(Ok(bans::BanView {
+            let ban = bans::BanView {
                 target: ban.target.to_string(),
                 origin: "manual".into(),
                 reason: ban.reason,
                 since_unix: 1,
                 remaining_secs: ban.ttl.as_secs(),
+            };
+            let _ = reply.send(Ok(bans::BanAdded {
+                ban,
+                kernel: false,
+                why: Some("off".into()),
             }));
         }
         Command::RemoveBan { reply, .. } => {
@@ -70,8 +75,10 @@ fn each_request_becomes_its_command() {
             ttl_secs: 60,
             reason: "test".into(),
         };
-        let ban: bans::BanView = client.post("/bans", &request).unwrap();
+        let added: bans::BanAdded = client.post("/bans", &request).unwrap();
+        let ban = &added.ban;
         assert_eq!((&*ban.target, ban.remaining_secs), ("192.0.2.1/32", 60));
+        assert_eq!((added.kernel, added.why.as_deref()), (false, Some("off")));
         let request = bans::RemoveBan {
             target: "192.0.2.1".into(),
         };

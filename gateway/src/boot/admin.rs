@@ -95,7 +95,7 @@ impl Control {
         // Waits for deliveries under way, which the loop must not.
         std::thread::spawn(move || before.stop());
         self.rewatch(snapshot.alerts.detector.clone());
-        self.trust(snapshot.strikes.trusted.clone());
+        self.trust(super::bans::trusted(&snapshot));
         self.shared.snapshot.store(snapshot);
         Vec::new()
     }

@@ -94,8 +94,10 @@ impl Control {
                 () = forward(&mut filter_log) => {}
                 _ = tick.tick() => {
                     self.sweep();
-                    if self.is_draining() && inputs.cores.iter().all(JoinHandle::is_finished) {
-                        break;
+                    match look(&inputs.cores, self.is_draining()) {
+                        Cores::Work => {}
+                        Cores::Drained => break,
+                        Cores::Broken => return self.give_up(),
                     }
                 }
                 _ = second.tick() => self.watch_once(),
@@ -107,6 +109,15 @@ impl Control {
             }
         }
         Ok(self)
+    }
+
+    /// The kernel goes on giving a dead core its share of the connections, which nobody accepts: better a new worker.
+    fn give_up(self) -> anyhow::Result<Control> {
+        self.audit.sink().emit(AuditEvent::Stopping {
+            reason: "a core has ended unexpectedly".to_owned(),
+        });
+        self.stop();
+        anyhow::bail!("a core has ended unexpectedly")
     }
 
     fn is_draining(&self) -> bool {
@@ -129,10 +140,14 @@ impl Control {
 
     fn on_message(&mut self, message: ToWorker, link: &Link) {
         match message {
-            ToWorker::Publish { ticket, bundle } => {
+            ToWorker::Publish {
+                ticket,
+                number,
+                bundle,
+            } => {
                 let errors = self.publish(&bundle);
                 self.answer(ticket, &errors);
-                link.send(&ToWarden::Published { ticket, errors });
+                link.send(&ToWarden::Published { number, errors });
             }
             ToWorker::Refused { ticket, errors } => self.answer(ticket, &errors),
             ToWorker::ReopenLogs => {
@@ -183,6 +198,24 @@ impl Control {
     }
 }
 
+/// How the data plane's threads are.
+#[derive(Debug, PartialEq, Eq)]
+enum Cores {
+    Work,
+    Drained,
+    /// At least one is gone that nobody told to.
+    Broken,
+}
+
+fn look(cores: &[JoinHandle<()>], draining: bool) -> Cores {
+    let ended = cores.iter().filter(|core| core.is_finished()).count();
+    match (draining, ended) {
+        (true, n) if n == cores.len() => Cores::Drained,
+        (false, 1..) => Cores::Broken,
+        _ => Cores::Work,
+    }
+}
+
 fn serve_admin(
     admin: UnixListener,
     metrics: Option<TcpListener>,
@@ -221,4 +254,35 @@ async fn forward(log: &mut Option<FilterLog>) {
         *log = None;
     }
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_core_that_ends_by_itself_is_one_too_many() {
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let cores = [
+            std::thread::spawn(move || {
+                let _ = held.recv();
+            }),
+            std::thread::spawn(|| ()),
+        ];
+        while !cores[1].is_finished() {
+            std::thread::yield_now();
+        }
+        assert_eq!(look(&cores, false), Cores::Broken);
+        assert_eq!(
+            look(&cores, true),
+            Cores::Work,
+            "draining waits for the other"
+        );
+        assert_eq!(look(&cores[..1], false), Cores::Work);
+        drop(hold);
+        while !cores[0].is_finished() {
+            std::thread::yield_now();
+        }
+        assert_eq!(look(&cores, true), Cores::Drained);
+    }
 }

@@ -99,6 +99,7 @@ mod tests {
         };
         let publish = ToWorker::Publish {
             ticket: 5,
+            number: 6,
             bundle: large,
         };
         // From another thread: more than a socket's buffer.
@@ -113,7 +114,12 @@ mod tests {
         runtime.block_on(async {
             let mut link = Link::start(worker).unwrap();
             let message = link.next().await;
-            let Some(ToWorker::Publish { ticket: 5, bundle }) = message else {
+            let Some(ToWorker::Publish {
+                ticket: 5,
+                number: 6,
+                bundle,
+            }) = message
+            else {
                 panic!("{message:?}");
             };
             assert_eq!(bundle.text.len(), 1 << 20);

@@ -128,7 +128,7 @@ fn start_audit(snapshot: &Snapshot, key: &[u8]) -> anyhow::Result<AuditLog> {
 }
 
 fn shared(snapshot: Snapshot, ban_orders: mpsc::Sender<BanOrder>) -> Shared {
-    let trusted = snapshot.strikes.trusted.clone();
+    let trusted = bans::trusted(&snapshot);
     Shared {
         limits: LimitTable::new(snapshot.server.limiter_keys_max),
         strikes: StrikeTable::default(),

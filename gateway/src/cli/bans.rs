@@ -1,7 +1,7 @@
 //! `gateway bans list|add|remove`
 
 use super::status::seconds;
-use crate::admin::bans::{AddBan, BanView, RemoveBan};
+use crate::admin::bans::{AddBan, BanAdded, BanView, RemoveBan};
 use crate::admin::client::Client;
 use crate::units::{Prefix, Span};
 use std::path::Path;
@@ -72,15 +72,11 @@ pub(super) fn run(command: &Command, socket: &Path) -> anyhow::Result<u8> {
                 ttl_secs: ttl.0.as_secs(),
                 reason: reason.clone(),
             };
-            let ban: BanView = client.post("/bans", &request)?;
+            let added: BanAdded = client.post("/bans", &request)?;
             if *json {
-                println!("{}", serde_json::to_string_pretty(&ban)?);
+                println!("{}", serde_json::to_string_pretty(&added)?);
             } else {
-                println!(
-                    "{} is banned for {}",
-                    ban.target,
-                    seconds(ban.remaining_secs)
-                );
+                println!("{}", sentence(&added));
             }
         }
         Command::Remove { target, json } => {
@@ -96,6 +92,17 @@ pub(super) fn run(command: &Command, socket: &Path) -> anyhow::Result<u8> {
         }
     }
     Ok(0)
+}
+
+fn sentence(added: &BanAdded) -> String {
+    let BanAdded { ban, kernel, why } = added;
+    let time = seconds(ban.remaining_secs);
+    let scope = match (kernel, why) {
+        (true, _) => ", in the kernel too".to_owned(),
+        (false, None) => ", in user space only".to_owned(),
+        (false, Some(why)) => format!(", in user space only: {why}"),
+    };
+    format!("{} is banned for {time}{scope}", ban.target)
 }
 
 fn table(bans: &[BanView]) -> String {
@@ -114,4 +121,28 @@ fn table(bans: &[BanView]) -> String {
         ));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_says_how_far_a_ban_reaches() {
+        let added = |kernel, why: Option<&str>| {
+            sentence(&BanAdded {
+                ban: BanView {
+                    target: "192.0.2.1/32".into(),
+                    origin: "manual".into(),
+                    reason: String::new(),
+                    since_unix: 0,
+                    remaining_secs: 5,
+                },
+                kernel,
+                why: why.map(str::to_owned),
+            })
+        };
+        assert!(added(true, None).ends_with("in the kernel too"));
+        assert!(added(false, Some("it is full")).ends_with("in user space only: it is full"));
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::demo::{self, Options};
 use anyhow::Context;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -59,6 +59,10 @@ struct Upstream(Child);
 
 impl Upstream {
     fn start(listen: SocketAddr) -> anyhow::Result<Upstream> {
+        // Or somebody else's server would be taken for it below.
+        TcpListener::bind(listen).with_context(|| {
+            format!("the demo upstream cannot listen on {listen} (choose another with --upstream)")
+        })?;
         let program = std::env::current_exe().context("this program's own path")?;
         let child = Command::new(program)
             .args(["demo-upstream", "--listen", &listen.to_string()])
@@ -67,11 +71,13 @@ impl Upstream {
             .context("start the demo upstream")?;
         let mut upstream = Upstream(child);
         for _ in 0..UPSTREAM_TRIES {
-            if TcpStream::connect_timeout(&listen, Duration::from_secs(1)).is_ok() {
-                return Ok(upstream);
-            }
+            let answered = TcpStream::connect_timeout(&listen, Duration::from_secs(1)).is_ok();
+            // An answer counts only while the child lives: otherwise it is another's.
             if let Some(status) = upstream.0.try_wait()? {
                 anyhow::bail!("the demo upstream ended at once: {status}");
+            }
+            if answered {
+                return Ok(upstream);
             }
             std::thread::sleep(UPSTREAM_PAUSE);
         }
@@ -103,5 +109,14 @@ mod tests {
         if let Err(errors) = crate::warden::load::load(&demo.config_path) {
             panic!("{}", crate::warden::load::render(&errors));
         }
+    }
+
+    #[test]
+    fn a_server_that_is_not_the_demos_is_not_taken_for_it() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let Err(refused) = Upstream::start(other.local_addr().unwrap()) else {
+            panic!("took another's server for its own");
+        };
+        assert!(format!("{refused:#}").contains("--upstream"), "{refused:#}");
     }
 }

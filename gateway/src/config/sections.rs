@@ -18,9 +18,14 @@ impl Sections {
         match text.parse::<Table>() {
             Ok(table) => Some(Sections { table }),
             Err(e) => {
+                // Not as the parser prints it: that quotes the line, which may hold a secret, and this goes to the
+                // journal and the audit log.
+                let at = e
+                    .span()
+                    .map_or_else(String::new, |span| place(text, span.start));
                 c.error(
-                    format!("not valid TOML: {}", e.to_string().trim_end()),
-                    "fix the syntax at the line shown",
+                    format!("not valid TOML{at}: {}", e.message().replace('\n', "; ")),
+                    "fix the syntax at the line named",
                 );
                 None
             }
@@ -101,6 +106,18 @@ impl Sections {
     }
 }
 
+/// ` at line L, column C`, counted from 1, in characters.
+fn place(text: &str, offset: usize) -> String {
+    let before = &text.as_bytes()[..offset.min(text.len())];
+    let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+    let start = before
+        .iter()
+        .rposition(|b| *b == b'\n')
+        .map_or(0, |at| at + 1);
+    let column = String::from_utf8_lossy(&before[start..]).chars().count() + 1;
+    format!(" at line {line}, column {column}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,5 +159,26 @@ mod tests {
             ),
             "{all:#?}"
         );
+    }
+
+    #[test]
+    fn a_syntax_error_names_the_place_but_quotes_nothing() {
+        let files = Files::default();
+        for (text, place) in [
+            ("a = 1\nb = \"s3cr3t\nc = 2\n", "line 2, column "),
+            ("a = 1\nb = s3cr3t\n", "line 2, column 5"),
+            ("a = 1\n[x\ntoken = \"s3cr3t\"", "line 2, column "),
+            ("k = \"s3cr3t\"\nk = \"s3cr3t\"\n", "line 2, column 1"),
+            ("\u{e9}\u{e9} = s3cr3t", "line 1, column 1"),
+            ("a = \"\\s3cr3t\"", "line 1, column "),
+            ("a = \"", "line 1, column "),
+            ("a = 99999999999999999999", "line 1, column "),
+        ] {
+            let mut c = Compiler::new(&files);
+            assert!(Sections::parse(text, &mut c).is_none(), "{text}");
+            let said = &c.errors[0].reason;
+            assert!(said.contains(place), "{said}");
+            assert!(!said.contains("s3cr3t") && !said.contains('\n'), "{said}");
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! How soon a worker that died comes back, and when trying again is no longer worth it.
+//! How soon a worker that died comes back. A worker that has served once is never given up: what ails it may pass,
+//! and clients that wait are better off than clients that are refused for good.
 
 use std::time::Duration;
 
@@ -6,26 +7,22 @@ use std::time::Duration;
 const SETTLED: Duration = Duration::from_secs(60);
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_secs(10);
-/// Deaths in a row, none of them after [`SETTLED`], before the warden gives up.
-const QUICK_DEATHS_MAX: u32 = 8;
 
 #[derive(Default, Debug)]
 pub struct Backoff {
+    /// Deaths in a row, none of them after [`SETTLED`].
     quick_deaths: u32,
 }
 
 impl Backoff {
-    /// A worker died after `lived`. How long to wait before the next, or `None`: give up.
-    pub fn died(&mut self, lived: Duration) -> Option<Duration> {
+    /// A worker died after `lived`. How long to wait before the next.
+    pub fn died(&mut self, lived: Duration) -> Duration {
         if lived >= SETTLED {
             self.quick_deaths = 0;
         }
-        self.quick_deaths += 1;
-        if self.quick_deaths > QUICK_DEATHS_MAX {
-            return None;
-        }
-        let wait = FIRST_WAIT.saturating_mul(1 << (self.quick_deaths - 1));
-        Some(wait.min(WAIT_MAX))
+        let doublings = self.quick_deaths.min(16);
+        self.quick_deaths = self.quick_deaths.saturating_add(1);
+        FIRST_WAIT.saturating_mul(1 << doublings).min(WAIT_MAX)
     }
 }
 
@@ -34,15 +31,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_a_limit_and_then_end() {
+    fn waits_double_up_to_a_limit_and_never_end() {
         let mut backoff = Backoff::default();
-        let waits: Vec<u64> = std::iter::from_fn(|| {
-            backoff
-                .died(Duration::from_secs(1))
-                .map(|w| w.as_millis() as u64)
-        })
-        .collect();
-        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 10_000]);
+        let mut wait = || backoff.died(Duration::from_secs(1)).as_millis() as u64;
+        let waits: Vec<u64> = (0..9).map(|_| wait()).collect();
+        assert_eq!(
+            waits,
+            [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]
+        );
+        assert!((0..1000).all(|_| wait() == 10_000));
     }
 
     #[test]
@@ -51,7 +48,7 @@ mod tests {
         for _ in 0..5 {
             backoff.died(SETTLED - Duration::from_nanos(1));
         }
-        assert_eq!(backoff.died(SETTLED), Some(FIRST_WAIT));
-        assert_eq!(backoff.died(Duration::ZERO), Some(FIRST_WAIT * 2));
+        assert_eq!(backoff.died(SETTLED), FIRST_WAIT);
+        assert_eq!(backoff.died(Duration::ZERO), FIRST_WAIT * 2);
     }
 }

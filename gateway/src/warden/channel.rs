@@ -24,8 +24,13 @@ pub struct Bundle {
 /// Warden to worker.
 #[derive(Clone, Debug)]
 pub enum ToWorker {
-    /// Compile and publish. `ticket` is that of the [`ToWarden::Reload`] it answers, 0 for a signal.
-    Publish { ticket: u64, bundle: Bundle },
+    /// Compile and publish. `ticket` is that of the [`ToWarden::Reload`] it answers, 0 for a signal; `number` is the
+    /// bundle's own, to be echoed.
+    Publish {
+        ticket: u64,
+        number: u64,
+        bundle: Bundle,
+    },
     /// The reload that was asked for did not happen.
     Refused {
         ticket: u64,
@@ -46,7 +51,7 @@ pub enum ToWarden {
     Reload { ticket: u64 },
     /// The bundle is published, or (against expectation: the warden has compiled it) refused.
     Published {
-        ticket: u64,
+        number: u64,
         errors: Vec<Diagnostic>,
     },
 }
@@ -69,8 +74,13 @@ const REPORT: u8 = 16;
 impl ToWorker {
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            ToWorker::Publish { ticket, bundle } => frame(PUBLISH, |out| {
+            ToWorker::Publish {
+                ticket,
+                number,
+                bundle,
+            } => frame(PUBLISH, |out| {
                 out.extend_from_slice(&ticket.to_le_bytes());
+                out.extend_from_slice(&number.to_le_bytes());
                 put(out, bundle.text.as_bytes());
                 for (path, content) in &bundle.files.0 {
                     put(out, path.as_os_str().as_bytes());
@@ -95,6 +105,7 @@ fn decode_to_worker(kind: u8, mut body: &[u8]) -> Option<ToWorker> {
     Some(match kind {
         PUBLISH => {
             let ticket = take_u64(&mut body)?;
+            let number = take_u64(&mut body)?;
             let text = String::from_utf8(take(&mut body)?.to_vec()).ok()?;
             let mut files = Files::default();
             while !body.is_empty() {
@@ -103,6 +114,7 @@ fn decode_to_worker(kind: u8, mut body: &[u8]) -> Option<ToWorker> {
             }
             ToWorker::Publish {
                 ticket,
+                number,
                 bundle: Bundle { text, files },
             }
         }
@@ -124,11 +136,11 @@ impl ToWarden {
             return whole;
         }
         match self {
-            ToWarden::Published { ticket, errors } => {
+            ToWarden::Published { number, errors } => {
                 let mut errors = errors.clone();
                 errors.truncate(errors.len() / 2);
                 ToWarden::Published {
-                    ticket: *ticket,
+                    number: *number,
                     errors,
                 }
                 .encode()
@@ -244,6 +256,7 @@ mod tests {
         let sent = [
             ToWorker::Publish {
                 ticket: 7,
+                number: 9,
                 bundle: bundle(),
             },
             ToWorker::Refused {
@@ -270,6 +283,7 @@ mod tests {
             assert_eq!(format!("{got:?}").len(), format!("{sent:?}").len());
             let ToWorker::Publish {
                 ticket: 7,
+                number: 9,
                 bundle: b,
             } = &got[0]
             else {
@@ -294,6 +308,7 @@ mod tests {
     fn malformed_frames_are_errors_not_panics() {
         let whole = ToWorker::Publish {
             ticket: 1,
+            number: 1,
             bundle: bundle(),
         }
         .encode();
@@ -316,7 +331,7 @@ mod tests {
             hint: String::new(),
         };
         let sent = ToWarden::Published {
-            ticket: 3,
+            number: 3,
             errors: vec![long; 3000],
         }
         .encode();
@@ -325,7 +340,7 @@ mod tests {
         frames.feed(&sent);
         assert!(matches!(
             frames.next(ToWarden::decode),
-            Ok(Some(ToWarden::Published { ticket: 3, errors })) if !errors.is_empty()
+            Ok(Some(ToWarden::Published { number: 3, errors })) if !errors.is_empty()
         ));
     }
 }

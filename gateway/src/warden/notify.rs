@@ -23,6 +23,11 @@ impl Notify {
         Notify { to }
     }
 
+    /// For a process that has nothing to tell.
+    pub fn close(&mut self) {
+        self.to = None;
+    }
+
     pub fn ready(&self) {
         self.send("READY=1\nSTATUS=serving");
     }

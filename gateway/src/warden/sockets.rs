@@ -3,12 +3,12 @@
 
 use crate::config::Snapshot;
 use nix::sys::stat::{Mode, umask};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::fs::DirBuilder;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 /// Connections the kernel may hold complete but not accepted, per core.
@@ -27,6 +27,10 @@ pub struct Sockets {
 pub enum BindError {
     #[error("cannot listen on {0}: {1}")]
     Tcp(SocketAddr, io::Error),
+    #[error(
+        "cannot listen on {0}: another process does already (`ss -ltnp` shows which): stop it, or choose another port"
+    )]
+    InUse(SocketAddr),
     #[error("admin.metrics: `{0}` is not ADDRESS:PORT")]
     MetricsAddress(String),
     #[error("cannot listen on {0}: {1}")]
@@ -72,19 +76,27 @@ pub fn cores(workers: usize) -> usize {
 
 /// One socket per core on one address: the kernel spreads connections over them. Port 0 is chosen once.
 fn bind_tcp(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindError> {
+    let fail = |e: io::Error| match e.kind() {
+        io::ErrorKind::AddrInUse => BindError::InUse(address),
+        _ => BindError::Tcp(address, e),
+    };
+    // A group lets in whoever asks to share, such as another gateway of the same user, which would then silently get
+    // a part of the connections. Who does not offer to share finds out whether somebody else is there.
+    let probe = bind_one(address, false).map_err(fail)?;
+    drop(probe);
     let mut bound: Vec<TcpListener> = Vec::with_capacity(count);
     let mut target = address;
     for _ in 0..count {
-        let listener = bind_one(target).map_err(|e| BindError::Tcp(address, e))?;
-        target = listener
-            .local_addr()
-            .map_err(|e| BindError::Tcp(address, e))?;
+        let socket = bind_one(target, true).map_err(fail)?;
+        socket.listen(BACKLOG).map_err(fail)?;
+        let listener = TcpListener::from(socket);
+        target = listener.local_addr().map_err(fail)?;
         bound.push(listener);
     }
     Ok(bound)
 }
 
-fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind_one(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking().cloexec(),
@@ -95,10 +107,9 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(shared)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// Mode 0600 from its first moment on; a socket file that nobody answers on is replaced.
@@ -113,7 +124,7 @@ fn bind_admin(path: &Path) -> Result<UnixListener, BindError> {
     }
     match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.file_type().is_socket() => {
-            if UnixStream::connect(path).is_ok() {
+            if is_answered(path).map_err(fail)? {
                 return Err(BindError::AlreadyRunning(path.to_owned()));
             }
             std::fs::remove_file(path).map_err(fail)?;
@@ -128,6 +139,17 @@ fn bind_admin(path: &Path) -> Result<UnixListener, BindError> {
     let listener = listener.map_err(fail)?;
     listener.set_nonblocking(true).map_err(fail)?;
     Ok(listener)
+}
+
+/// Whether somebody listens there. Does not wait: with a full backlog the kernel says so, and somebody does.
+fn is_answered(path: &Path) -> io::Result<bool> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::UNIX, kind, None)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(_) => Ok(false),
+    }
 }
 
 #[cfg(test)]
@@ -146,6 +168,55 @@ mod tests {
             ports[0] != 0 && ports.iter().all(|p| *p == ports[0]),
             "{ports:?}"
         );
+    }
+
+    #[test]
+    fn an_address_that_somebody_listens_on_is_refused_even_if_they_would_share() {
+        for host in ["127.0.0.1", "[::1]"] {
+            let any: SocketAddr = format!("{host}:0").parse().unwrap();
+            let group = bind_tcp(any, 2).unwrap();
+            let taken = group[0].local_addr().unwrap();
+            let refused = bind_tcp(taken, 2).unwrap_err();
+            assert!(matches!(refused, BindError::InUse(at) if at == taken));
+            assert!(refused.to_string().contains("another port"));
+            drop(group);
+            bind_tcp(taken, 2).unwrap();
+        }
+    }
+
+    #[test]
+    fn connections_of_a_predecessor_do_not_keep_the_address() {
+        let first = bind_tcp("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let address = first[0].local_addr().unwrap();
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        first[0].set_nonblocking(false).unwrap();
+        // The side that closes first keeps the connection in TIME_WAIT.
+        drop(first[0].accept().unwrap());
+        assert_eq!(std::io::Read::read(&mut client, &mut [0]).unwrap(), 0);
+        drop((client, first));
+        bind_tcp(address, 2).unwrap();
+    }
+
+    #[test]
+    fn a_full_backlog_does_not_hang_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admin.sock");
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        let address = SockAddr::unix(&path).unwrap();
+        socket.bind(&address).unwrap();
+        socket.listen(0).unwrap();
+        let waiting: Vec<Socket> = (0..4)
+            .map(|_| {
+                let client = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).unwrap();
+                let _ = client.connect(&address);
+                client
+            })
+            .collect();
+        assert!(matches!(
+            bind_admin(&path),
+            Err(BindError::AlreadyRunning(_))
+        ));
+        drop(waiting);
     }
 
     #[test]

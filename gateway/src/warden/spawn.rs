@@ -11,14 +11,23 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// A worker that does not take a message for this long hangs; the message is lost, the warden does not hang with it.
-const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// A worker that has not taken a whole message by then hangs; the message is lost, the warden does not hang with it.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+const SEND_PART_BYTES: usize = 32 << 10;
 
 /// The warden's view of a running worker.
 pub struct Worker {
     pub pid: Pid,
     pub started: Instant,
     pub channel: UnixStream,
+    /// It has said that it serves.
+    pub ready: bool,
+    /// Nothing more is read from it or told to it.
+    pub closed: bool,
+    /// When to end it, if it has not ended by itself.
+    pub kill_at: Option<Instant>,
+    /// It asks too much: until then its channel is not looked at.
+    pub deaf_until: Option<Instant>,
     frames: Frames,
 }
 
@@ -31,7 +40,6 @@ pub enum Role {
 /// Must be called while the process has one thread.
 pub fn split() -> io::Result<Role> {
     let (ours, theirs) = UnixStream::pair()?;
-    ours.set_write_timeout(Some(SEND_TIMEOUT))?;
     let warden = getpid();
     // SAFETY: the warden has one thread, so no lock is held by another one and the child may go on as any process.
     match unsafe { fork() }? {
@@ -39,11 +47,19 @@ pub fn split() -> io::Result<Role> {
             pid: child,
             started: Instant::now(),
             channel: ours,
+            ready: false,
+            closed: false,
+            kill_at: None,
+            deaf_until: None,
             frames: Frames::new(TO_WARDEN_BYTES_MAX),
         })),
         ForkResult::Child => {
             drop(ours);
-            worker_signals()?;
+            if let Err(error) = worker_signals() {
+                tracing::error!(%error, "worker: signals");
+                // An error given back would make this process a second warden.
+                std::process::exit(1);
+            }
             Ok(Role::Worker {
                 channel: theirs,
                 warden,
@@ -63,9 +79,36 @@ fn worker_signals() -> io::Result<()> {
 }
 
 impl Worker {
-    /// Waits until the worker has taken it, at most [`SEND_TIMEOUT`] per part.
+    /// Whether its channel belongs into the poll set.
+    pub fn is_heard(&self, now: Instant) -> bool {
+        !self.closed && self.deaf_until.is_none_or(|until| until <= now)
+    }
+
+    /// Waits until the worker has taken all of it, at most [`SEND_TIMEOUT`].
     pub fn send(&mut self, message: &ToWorker) -> io::Result<()> {
-        self.channel.write_all(&message.encode())
+        self.send_by(&message.encode(), Instant::now() + SEND_TIMEOUT)
+    }
+
+    fn send_by(&mut self, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            // Of the whole message's time, what is left: a worker that takes it byte by byte gains nothing.
+            self.channel.set_write_timeout(Some(left))?;
+            // In parts: within one call the kernel would start the time anew for each buffer.
+            match self
+                .channel
+                .write(&bytes[..bytes.len().min(SEND_PART_BYTES)])
+            {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => bytes = &bytes[n..],
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
     }
 
     /// One read's worth of messages; call when the channel is readable. `Ok(None)`: the worker closed it.
@@ -112,5 +155,37 @@ mod tests {
                 assert_eq!(status, WaitStatus::Exited(worker.pid, 0));
             }
         }
+    }
+
+    #[test]
+    fn a_message_has_one_deadline_however_slowly_it_is_taken() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut worker = Worker {
+            pid: getpid(),
+            started: Instant::now(),
+            channel: ours,
+            ready: false,
+            closed: false,
+            kill_at: None,
+            deaf_until: None,
+            frames: Frames::new(TO_WARDEN_BYTES_MAX),
+        };
+        let dripping = std::thread::spawn(move || {
+            // A little at a time, until the other end gives up and closes.
+            let mut part = [0; 1024];
+            while theirs.read(&mut part).is_ok_and(|n| n > 0) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let begun = Instant::now();
+        let result = worker.send_by(&vec![0; 64 << 20], begun + Duration::from_millis(200));
+        assert!(result.is_err());
+        assert!(
+            begun.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            begun.elapsed()
+        );
+        worker.channel.shutdown(std::net::Shutdown::Both).unwrap();
+        dripping.join().unwrap();
     }
 }
