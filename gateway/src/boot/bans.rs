@@ -102,7 +102,9 @@ impl Control {
         let now = Now::read();
         let all = self.shared.bans.list(now.mono_ns);
         let known = all.into_iter().find(|ban| ban.target == target.trunc());
-        // Out of the kernel in any case: a worker that was replaced does not know its predecessor's bans.
+        // Whoever was forgiven can be banned again by new strikes.
+        self.shared.strikes.forgive(target.addr());
+        // Out of the kernel in any case: the table could be behind it.
         let in_kernel = self.unban_in_kernel(target);
         let removed = self.shared.bans.remove(target);
         if !removed && !in_kernel {
@@ -162,6 +164,7 @@ impl Control {
     pub fn trust(&mut self, trusted: Vec<IpNet>) {
         for ban in self.shared.bans.set_trusted(trusted) {
             self.unban_in_kernel(ban.target);
+            self.shared.strikes.forgive(ban.target.addr());
             self.audit.sink().emit(AuditEvent::BanRemoved {
                 target: ban.target.to_string(),
                 by: "reload: trusted now".into(),

@@ -320,6 +320,19 @@ mod tests {
     }
 
     #[test]
+    fn a_forgiven_source_starts_anew() {
+        let cfg = config("threshold = 20");
+        let table = StrikeTable::new(100);
+        let strike = || table.strike(ip("192.0.2.1"), StrikeKind::Authentication, &cfg, START);
+        assert_eq!(strike(), None);
+        assert!(strike().is_some());
+        assert_eq!(strike(), None, "banned");
+        table.forgive(ip("192.0.2.1"));
+        assert_eq!(strike(), None, "the first of two again");
+        assert!(strike().is_some());
+    }
+
+    #[test]
     fn decays_by_half_lives() {
         let cfg = config("threshold = 20\nhalf_life = \"60s\"");
         let table = StrikeTable::new(100);
