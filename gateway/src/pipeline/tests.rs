@@ -248,3 +248,13 @@ fn bodies_are_seen_whole_or_not_at_all() {
         "one byte beyond"
     );
 }
+
+#[test]
+fn request_ids_are_32_hex_digits() {
+    for id in [0, 1, 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210, u128::MAX] {
+        assert_eq!(
+            super::exchange::RequestId(id).to_string(),
+            format!("{id:032x}")
+        );
+    }
+}
