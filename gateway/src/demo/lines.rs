@@ -122,12 +122,15 @@ pub fn banner(demo: &Demo) -> String {
     let address = gateway_address(&demo.options, network);
     let config = shell_quoted(&demo.config_path.to_string_lossy());
     let socket = shell_quoted(&demo.dir.join("admin.sock").to_string_lossy());
+    // As it was started: it need not be in the PATH.
+    let program = std::env::args().next().unwrap_or_else(|| "gateway".into());
+    let program = shell_quoted(&program);
     let audit = shell_quoted(&demo.dir.join("log/audit.jsonl").to_string_lossy());
     let mut text = format!(
         "\nGateway demo\n  gateway   https://{address} (name {SERVER_NAME})\n  upstream  http://{}\n  \
          files     {}\n  config    {config}\n  {}\n\nLook inside\n  \
-         gateway status --admin-socket {socket}\n  gateway bans list --admin-socket {socket}\n  \
-         gateway audit verify {audit}\n  curl -s http://{}/metrics\n",
+         {program} status --admin-socket {socket}\n  {program} bans list --admin-socket {socket}\n  \
+         {program} audit verify {audit}\n  curl -s http://{}/metrics\n",
         demo.options.upstream,
         demo.dir.display(),
         filter_line(demo),

@@ -2,6 +2,7 @@
 //! happens, it ends in [`Conn::finish`], once.
 
 use super::conn::Conn;
+use super::core::Core;
 use super::socket::End;
 use crate::clock::{self, Now};
 use crate::config::Snapshot;
@@ -160,17 +161,7 @@ impl Conn {
     /// Parses and decides on what has arrived so far. Synchronous: the borrowed head never crosses an await.
     fn look(&mut self, snapshot: &Arc<Snapshot>) -> Look {
         let listener = &snapshot.listeners[self.listener];
-        let now = Now {
-            mono_ns: clock::mono_ns(),
-            wall_ns: self.ex.started.wall_ns,
-        };
-        let stage = Stage {
-            snapshot,
-            listener,
-            limits: &self.core.shared.limits,
-            bans: &self.core.shared.bans,
-            now,
-        };
+        let stage = stage(&self.core, snapshot, listener, self.ex.started);
         let mut space = HeaderSpace::default();
         let (head, bytes) = match parse(
             self.carry.unread(),
@@ -194,7 +185,7 @@ impl Conn {
         };
         let kept = Head::of(&head, bytes);
         self.ex.bytes_in = bytes as u64;
-        self.ex.timings.head_us = now.mono_ns.saturating_sub(self.ex.started.mono_ns) / 1000;
+        self.ex.timings.head_us = stage.now.mono_ns.saturating_sub(self.ex.started.mono_ns) / 1000;
         match pipeline::request::request(stage, &head, &mut self.ex, &mut self.notes) {
             Ok(Step::NeedsBody(awaiting)) => Look::NeedsBody(Box::new((kept, awaiting))),
             Err(rejection) => {
@@ -320,17 +311,7 @@ impl Conn {
         snapshot: &Arc<Snapshot>,
     ) -> Result<Ready, Rejection> {
         let listener = &snapshot.listeners[self.listener];
-        let now = Now {
-            mono_ns: clock::mono_ns(),
-            wall_ns: self.ex.started.wall_ns,
-        };
-        let stage = Stage {
-            snapshot,
-            listener,
-            limits: &self.core.shared.limits,
-            bans: &self.core.shared.bans,
-            now,
-        };
+        let stage = stage(&self.core, snapshot, listener, self.ex.started);
         let mut space = HeaderSpace::default();
         let Parsed::Complete { head, .. } =
             parse(head_bytes, &listener.head, &mut self.scratch, &mut space)?
@@ -388,6 +369,25 @@ impl Conn {
         let sent = self.stream.write(&mut out, timeout).await;
         self.core.buffers.give(out);
         sent
+    }
+}
+
+/// What the pure stages may read. The monotonic clock is read anew, the wall clock once per exchange.
+fn stage<'a>(
+    core: &'a Core,
+    snapshot: &'a Snapshot,
+    listener: &'a Listener,
+    started: Now,
+) -> Stage<'a> {
+    Stage {
+        snapshot,
+        listener,
+        limits: &core.shared.limits,
+        bans: &core.shared.bans,
+        now: Now {
+            mono_ns: clock::mono_ns(),
+            ..started
+        },
     }
 }
 
