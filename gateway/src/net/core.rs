@@ -30,7 +30,7 @@ const RING_ENTRIES: u32 = 1024;
 /// Pause after the process ran out of descriptors or memory: accepting at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Idle connections get this long to send a last request when draining starts.
-const DRAIN_GRACE: Duration = Duration::from_millis(500);
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// What a core is started with.
 pub struct CoreStart {
