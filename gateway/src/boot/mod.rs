@@ -124,7 +124,7 @@ fn start_audit(snapshot: &Snapshot, key: &[u8]) -> anyhow::Result<AuditLog> {
     let context = format!("audit log {}", place.path.display());
     let key = AuditKey::from_pkcs8(key).context("audit key")?;
     ensure_public(&beside(&place.path, ".pub"), &key).with_context(|| context.clone())?;
-    AuditLog::start(place, key).context(context)
+    AuditLog::start(place, key, snapshot.audit_log.refusals_per_second).context(context)
 }
 
 fn shared(snapshot: Snapshot, ban_orders: mpsc::Sender<BanOrder>) -> Shared {

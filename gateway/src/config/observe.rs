@@ -62,6 +62,9 @@ pub struct RawAuditLog {
     pub key_file: PathBuf,
     pub max_size: Bytes,
     pub keep: u32,
+    /// Refusals of one source by one rule that get a record each, per second; the rest of that second are one
+    /// record with their number. 0, the default: every refusal gets its own.
+    pub refusals_per_second: u64,
 }
 
 impl Default for RawAuditLog {
@@ -71,6 +74,7 @@ impl Default for RawAuditLog {
             key_file: "/var/lib/gateway/audit.key".into(),
             max_size: Bytes(256 << 20),
             keep: 50,
+            refusals_per_second: 0,
         }
     }
 }
@@ -79,6 +83,7 @@ impl Default for RawAuditLog {
 pub struct AuditLog {
     pub place: LogPlace,
     pub key_file: PathBuf,
+    pub refusals_per_second: u64,
 }
 
 impl RawAuditLog {
@@ -93,6 +98,7 @@ impl RawAuditLog {
             AuditLog {
                 place: place(c, &self.path, self.max_size, self.keep),
                 key_file: self.key_file.clone(),
+                refusals_per_second: self.refusals_per_second,
             }
         })
     }

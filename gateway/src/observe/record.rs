@@ -87,7 +87,7 @@ mod tests {
         let key = AuditKey::load(&key_file).unwrap();
         let public = key.public();
         let access = LogWriter::start(place("access")).unwrap();
-        let audit = AuditLog::start(place("audit"), key).unwrap();
+        let audit = AuditLog::start(place("audit"), key, 0).unwrap();
         let metrics = Metrics::new();
         let mut recorder =
             CoreRecorder::new(Some(access.core()), Some(audit.sink()), metrics.core());

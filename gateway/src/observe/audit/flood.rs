@@ -1,7 +1,8 @@
-//! Keeps a flood of refusals from flushing the history: a rotated log of any size is soon full of one client's
-//! attempts. The rule, for each second: a source's first refusals by one rule are recorded one by one, within a total;
-//! the others are counted, and recorded as one `refusals-suppressed` with their number when the second ends. So each
-//! refusal is a record of its own or counted in exactly one.
+//! Where the operator asks for it, keeps a flood of refusals from flushing the history: a rotated log of any size is
+//! soon full of one client's attempts. The rule, for each second: a source's first refusals by one rule are recorded
+//! one by one, within a total; the others are counted, and recorded as one `refusals-suppressed` with their number when
+//! the second ends. So each refusal is a record of its own or counted in exactly one. By default there is no such
+//! bound, and every refusal is a record of its own.
 
 use super::AuditEvent;
 use crate::clock::Now;
@@ -11,10 +12,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 const WINDOW_NS: u64 = 1_000_000_000;
-/// Recorded one by one per second, of one source by one rule.
-pub(super) const OF_ONE_SOURCE: u64 = 10;
-/// Recorded one by one per second, of all sources.
-pub(super) const OF_ALL_SOURCES: u64 = 200;
+/// Recorded one by one per second, of all sources, for each one of a single source.
+pub(super) const SOURCES_AT_FULL_RATE: u64 = 20;
 /// Sources and rules told apart in one second. Further ones are counted together, by kind of refusal.
 pub(super) const SOURCES_MAX: usize = 256;
 
@@ -30,12 +29,21 @@ struct Seen {
 /// One second's refusals.
 #[derive(Default, Debug)]
 pub(super) struct Flood {
+    /// Recorded one by one per second, of one source by one rule; 0: all of them.
+    of_one_source: u64,
     began_ns: u64,
     recorded: u64,
     seen: HashMap<Key, Seen>,
 }
 
 impl Flood {
+    pub(super) fn new(of_one_source: u64) -> Flood {
+        Flood {
+            of_one_source,
+            ..Flood::default()
+        }
+    }
+
     /// Whether the event is to be recorded by itself. If not, it is counted. Call [`Flood::end_second`] before.
     pub(super) fn admits(&mut self, event: &AuditEvent, now: Now) -> bool {
         let AuditEvent::Refusal {
@@ -44,6 +52,9 @@ impl Flood {
         else {
             return true;
         };
+        if self.of_one_source == 0 {
+            return true;
+        }
         if self.seen.is_empty() {
             self.began_ns = now.mono_ns;
         }
@@ -53,7 +64,9 @@ impl Flood {
         }
         let own = key.0.is_some();
         let seen = self.seen.entry(key).or_default();
-        let admitted = own && seen.recorded < OF_ONE_SOURCE && self.recorded < OF_ALL_SOURCES;
+        let admitted = own
+            && seen.recorded < self.of_one_source
+            && self.recorded < self.of_one_source.saturating_mul(SOURCES_AT_FULL_RATE);
         if admitted {
             seen.recorded += 1;
             self.recorded += 1;
@@ -105,6 +118,8 @@ mod tests {
     use crate::pipeline::exchange::RequestId;
     use std::time::Duration;
 
+    const OF_ONE_SOURCE: u64 = 10;
+
     fn refusal(client: &str, rule: &str) -> AuditEvent {
         AuditEvent::Refusal {
             id: RequestId(1),
@@ -141,7 +156,7 @@ mod tests {
     #[test]
     fn the_first_of_a_source_and_rule_are_single_and_the_rest_is_counted() {
         let now = Now::at(5, 1_700_000_000);
-        let mut flood = Flood::default();
+        let mut flood = Flood::new(OF_ONE_SOURCE);
         let few = vec![refusal("192.0.2.1", "a"); OF_ONE_SOURCE as usize];
         assert_eq!(run(&mut flood, &few, now), (OF_ONE_SOURCE, vec![]));
         let mut events = vec![refusal("192.0.2.1", "a"); 15];
@@ -170,13 +185,13 @@ mod tests {
     #[test]
     fn many_sources_stay_bounded_and_each_refusal_is_counted() {
         let now = Now::at(5, 1_700_000_000);
-        let mut flood = Flood::default();
+        let mut flood = Flood::new(OF_ONE_SOURCE);
         let clients = (0..2_000u32).map(|n| std::net::Ipv4Addr::from(0x0a00_0000 + n));
         let events: Vec<_> = clients
             .flat_map(|c| vec![refusal(&c.to_string(), "a"); 3])
             .collect();
         let (single, told) = run(&mut flood, &events, now);
-        assert_eq!(single, OF_ALL_SOURCES);
+        assert_eq!(single, OF_ONE_SOURCE * SOURCES_AT_FULL_RATE);
         assert!(told.len() <= SOURCES_MAX + 1);
         let counted: u64 = told.iter().map(|t| t.2).sum();
         assert_eq!(single + counted, events.len() as u64);
@@ -185,8 +200,15 @@ mod tests {
     }
 
     #[test]
+    fn without_a_bound_every_refusal_is_single() {
+        let events = vec![refusal("192.0.2.1", "a"); 5_000];
+        let told = run(&mut Flood::new(0), &events, Now::at(5, 1_700_000_000));
+        assert_eq!(told, (5_000, vec![]));
+    }
+
+    #[test]
     fn other_events_pass() {
-        let mut flood = Flood::default();
+        let mut flood = Flood::new(OF_ONE_SOURCE);
         let event = AuditEvent::ReloadOk { by: "x".into() };
         assert!((0..1000).all(|_| flood.admits(&event, Now::at(1, 1))));
     }

@@ -115,7 +115,12 @@ pub struct AuditLog {
 impl AuditLog {
     /// Continues the log at `place` (a broken one is moved aside and the break recorded) and starts the thread.
     /// Call after the process has become what it stays.
-    pub fn start(place: AuditPlace, key: AuditKey) -> io::Result<AuditLog> {
+    /// `refusals_per_second`: of one source by one rule, beyond which they are counted; 0 records every one.
+    pub fn start(
+        place: AuditPlace,
+        key: AuditKey,
+        refusals_per_second: u64,
+    ) -> io::Result<AuditLog> {
         let chain = Chain::open(place, key, Now::read())?;
         let (queue, events) = sync_channel(QUEUE_EVENTS);
         let shared = Arc::new(Shared::default());
@@ -126,7 +131,7 @@ impl AuditLog {
                 move || {
                     Recorder {
                         chain,
-                        flood: Flood::default(),
+                        flood: Flood::new(refusals_per_second),
                         shared,
                         failing: false,
                     }
